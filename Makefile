@@ -1,0 +1,63 @@
+# Every command of the project. A fresh clone needs python3.11 and a package index that pip or uv can reach.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3.11
+BIN := $(CURDIR)/.venv/bin
+INSTALLED := .venv/installed-requirements.txt
+MLFLOW_PORT ?= 5050
+PREFECT_PORT ?= 4300
+PROFILE ?= demo
+NAME ?= $(PROFILE)
+export PATH := $(BIN):$(PATH)
+export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
+export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS ?= 120
+export DO_NOT_TRACK ?= 1
+
+# uv reads no pip settings, so the index that pip would use is handed over; a uv setting of yours wins.
+FIND_UV = uv=$$(command -v uv || true); \
+	if [ -z "$$uv" ]; then python -m ensurepip --default-pip >/dev/null; python -m pip install --quiet uv; uv=$(BIN)/uv; fi; \
+	index=$${UV_DEFAULT_INDEX:-$${UV_INDEX_URL:-$${PIP_INDEX_URL:-$$(python -m pip config get global.index-url 2>/dev/null || true)}}}; \
+	if [ -n "$$index" ]; then export UV_DEFAULT_INDEX="$$index"; fi
+
+.PHONY: help install demo test lint ui lock clean
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/'
+
+install: $(INSTALLED) ## make or update .venv; nothing to do while requirements.txt is the same
+
+$(INSTALLED): requirements.txt
+	if [ ! -x $(BIN)/python ]; then $(PYTHON) -m venv .venv; fi
+	$(FIND_UV); \
+	  "$$uv" pip install --python $(BIN)/python --no-deps --compile-bytecode -r requirements.txt \
+	  || python -m pip install --no-deps -r requirements.txt; \
+	  "$$uv" pip install --python $(BIN)/python --no-deps --no-build-isolation -e .
+	cp requirements.txt $(INSTALLED)
+
+demo: $(INSTALLED) ## the whole pipeline on the bundled teacher; PROFILE=full for the long one
+	python -m flows.compress_model --profile $(PROFILE) --name $(NAME)
+
+test: lint ## what CI runs: lint, types, imports, and all tests but those that take minutes or a GPU
+	python -m pytest -m "not gpu and not pipeline"
+
+lint: $(INSTALLED) ## style, types, and who may import whom
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+
+ui: $(INSTALLED) ## MLflow and Prefect on this machine's loopback, until Ctrl-C
+	@mkdir -p runs
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --port $(MLFLOW_PORT) --workers 1 \
+	    --backend-store-uri sqlite:///$(CURDIR)/runs/mlflow.db --artifacts-destination $(CURDIR)/runs/mlartifacts & mlflow=$$!; \
+	  PREFECT_SERVER_API_PORT=$(PREFECT_PORT) prefect server start & prefect=$$!; \
+	  trap 'kill $$mlflow $$prefect 2>/dev/null || true; wait' EXIT; trap 'exit 0' INT TERM; \
+	  echo "MLflow:  http://127.0.0.1:$(MLFLOW_PORT)"; echo "Prefect: http://127.0.0.1:$(PREFECT_PORT)"; \
+	  wait
+
+lock: $(INSTALLED) ## exact versions of everything from pyproject.toml; keeps what still fits
+	$(FIND_UV); "$$uv" pip compile --quiet --group dev --python-version 3.11 --no-annotate --no-header \
+	  --output-file requirements.txt pyproject.toml
+
+clean: ## caches and build leftovers; runs/ and .venv/ stay
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis src/*.egg-info
+	find src flows tasks tests -name __pycache__ -type d -prune -exec rm -rf {} +

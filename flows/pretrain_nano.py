@@ -1,0 +1,49 @@
+"""Makes the bundled teacher again: grammar -> flite speech -> codec -> recogniser -> language model -> bundle -> card.
+
+python -m flows.pretrain_nano --work build/nano
+
+Needs flite. Hours on two processor cores; each step goes on where an interrupted run stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from tasks.process_group import run_in_group
+from tasks.stage_runner import StageError
+from tasks.workspace import CHECKOUT
+
+STEP_TIMEOUT_S = 12 * 3600.0
+# glibc would give every activation back to the kernel: training on a CPU is several times slower without these.
+ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "20000000000"}
+
+
+@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5, task_run_name="{step}")
+def run_step(step: str, work: Path, sizes: Sequence[str]) -> None:
+    """One step of the recipe in a process of its own."""
+    command = [sys.executable, "-m", "slimtts.nano.recipe", step, "--work", str(work), *sizes]
+    code = run_in_group(command, CHECKOUT, os.environ | ALLOCATOR, STEP_TIMEOUT_S, get_run_logger().info)
+    if code:
+        raise StageError(step, f"exit code {code}; its last lines are above", code)
+
+
+@flow(name="pretrain-nano")
+def pretrain_nano(work: Path = CHECKOUT / "build" / "nano", sizes: Sequence[str] = ()) -> None:
+    """Speech, codec and codes; then the recogniser and the language model; then bundle and card."""
+    for step in ("speak", "codec", "encode", "asr", "lm", "bundle", "card"):
+        run_step(step, work, sizes)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m flows.pretrain_nano", description=__doc__)
+    parser.add_argument("--work", type=Path, default=CHECKOUT / "build" / "nano")
+    options, rest = parser.parse_known_args()
+    pretrain_nano(options.work, rest)

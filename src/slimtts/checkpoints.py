@@ -1,0 +1,121 @@
+"""Training checkpoints: weights, optimiser, loop state and random numbers; complete or absent, never half.
+
+A checkpoint is a folder `step-00001200/` with `tensors.safetensors` and `state.json`, written under a temporary
+name, renamed, and marked by an empty `DONE`. A folder that cannot be read is passed over for the one before it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from slimtts.errors import InvalidInputError
+from slimtts.storage import atomic_path
+
+DONE = "DONE"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What `load_latest` read: the step after which it was written, tensors by name, and the loop state."""
+
+    step: int
+    tensors: dict[str, torch.Tensor]
+    state: dict[str, Any]
+
+
+def _flatten_optimizer(name: str, optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], list[Any]]:
+    state = optimizer.state_dict()
+    tensors = {
+        f"{name}/{index}/{key}": torch.as_tensor(value)
+        for index, slots in state["state"].items()
+        for key, value in slots.items()
+    }
+    return tensors, state["param_groups"]
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    fingerprint: str,
+    models: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    loop_state: Mapping[str, Any],
+    keep: int = 2,
+) -> Path:
+    """Writes `step-XXXXXXXX/` and removes all but the `keep` newest. `loop_state` must be JSON."""
+    tensors = {f"model/{m}/{k}": v.detach().cpu() for m, model in models.items() for k, v in model.state_dict().items()}
+    groups = {}
+    for name, optimizer in optimizers.items():
+        slots, groups[name] = _flatten_optimizer(f"optimizer/{name}", optimizer)
+        tensors |= slots
+    tensors["rng/torch"] = torch.get_rng_state()
+    tensors = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
+    state = {"step": step, "fingerprint": fingerprint, "param_groups": groups, "loop": dict(loop_state)}
+    for abandoned in folder.glob(".step-*"):  # by a save that was killed; a folder has one writer
+        shutil.rmtree(abandoned)
+    final = folder / f"step-{step:08d}"
+    with atomic_path(final) as tmp:
+        tmp.mkdir()
+        save_file(tensors, tmp / "tensors.safetensors")
+        (tmp / "state.json").write_text(json.dumps(state))
+        (tmp / DONE).touch()
+    for old in sorted(folder.glob("step-*"))[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def load_latest(folder: Path, fingerprint: str) -> Checkpoint | None:
+    """The newest readable checkpoint, or None when there is none.
+
+    Raises:
+        InvalidInputError: the newest readable checkpoint belongs to another configuration.
+    """
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        if not (path / DONE).exists():
+            continue
+        try:
+            state = json.loads((path / "state.json").read_text())
+            found, step = state["fingerprint"], state["step"]
+            tensors = load_file(path / "tensors.safetensors")
+        except (SafetensorError, ValueError, KeyError, TypeError, OSError):  # truncated, or other bytes
+            continue
+        if found != fingerprint:
+            raise InvalidInputError(
+                f"checkpoint {path}",
+                f"configuration {found}",
+                fingerprint,
+                "restore the former parameters or remove the checkpoint folder",
+            )
+        return Checkpoint(step, tensors, state)
+    return None
+
+
+def restore(
+    checkpoint: Checkpoint,
+    models: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+) -> Mapping[str, Any]:
+    """Puts weights, optimiser slots and torch's random state back; returns the loop state."""
+    for name, model in models.items():
+        prefix = f"model/{name}/"
+        model.load_state_dict({k[len(prefix) :]: v for k, v in checkpoint.tensors.items() if k.startswith(prefix)})
+    for name, optimizer in optimizers.items():
+        prefix = f"optimizer/{name}/"
+        slots: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in checkpoint.tensors.items():
+            if key.startswith(prefix):
+                index, slot = key[len(prefix) :].split("/", 1)
+                slots.setdefault(int(index), {})[slot] = value
+        optimizer.load_state_dict({"state": slots, "param_groups": checkpoint.state["param_groups"][name]})
+    torch.set_rng_state(checkpoint.tensors["rng/torch"].to(torch.uint8))
+    return checkpoint.state["loop"]

@@ -1,0 +1,1 @@
+"""Neural audio codecs: waveform to discrete speech codes and back."""

@@ -1,0 +1,1 @@
+"""Speech data: manifests, audio, and the choice of a small subset."""

@@ -1,0 +1,195 @@
+"""Utterances on disk: JSON lines that are checked row by row when they are read.
+
+Two kinds. Our own files hold an `Utterance` a line, with its codes. A manifest from outside holds an `AudioEntry` a
+line: the path of an audio file below the manifest's folder, or codes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from slimtts.data.texts import words_of
+from slimtts.errors import InvalidInputError
+from slimtts.storage import atomic_path
+
+SPLITS = ("train", "selection", "test")
+SplitName = Literal["train", "selection", "test"]
+MEND = "mend or remove this line"
+
+
+def _speakable(text: str) -> str:
+    if "<|" in text:
+        raise ValueError("text without the control marker '<|'")
+    if not words_of(text):
+        raise ValueError("text with at least one word")
+    return text
+
+
+# Ids become file names.
+UtteranceId = Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=120)]
+SpokenText = Annotated[str, AfterValidator(_speakable)]
+Voice = Annotated[str, Field(pattern=r"^\S(.*\S)?$", max_length=200)]
+Codes = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """Something said: text, voice, and its speech codes."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
+    id: UtteranceId
+    text: SpokenText
+    voice: Voice
+    codes: Codes
+    duration_s: Seconds
+
+
+@dataclass(frozen=True)
+class AudioEntry:
+    """A line of a manifest from outside: exactly one of `audio` (relative to the manifest's folder) and `codes`."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
+    id: UtteranceId
+    text: SpokenText
+    voice: Voice
+    audio: str | None = None
+    sample_rate_hz: Annotated[int, Field(gt=0)] | None = None
+    codes: Codes | None = None
+    split: SplitName | None = None
+
+
+Row = TypeVar("Row", Utterance, AudioEntry)
+
+
+def _shorten(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 80 else shown[:77] + "..."
+
+
+def _complaint(where: str, line: str, kind: type[Any], error: ValidationError) -> InvalidInputError:
+    """The first problem of a line, with the utterance's id if the line gives one."""
+    problem = error.errors()[0]
+    if problem["type"] == "json_invalid":
+        return InvalidInputError(where, f"{problem['msg']}: {_shorten(line)}", "one JSON object a line", MEND)
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        row = None
+    if isinstance(row, dict) and "id" in row:
+        where = f"{where}, utterance {_shorten(row['id'])}"
+    keys = ", ".join(field.name for field in fields(kind))
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "missing":
+        return InvalidInputError(where, f"no key '{key}'", keys, MEND)
+    if problem["type"] == "unexpected_keyword_argument":
+        return InvalidInputError(where, f"unknown key '{key}'", keys, MEND)
+    allowed = problem["msg"].removeprefix("Value error, ")
+    return InvalidInputError(where, f"{key} = {_shorten(problem['input'])}", allowed, MEND)
+
+
+def check_codes(what: str, codes: Sequence[int], num_codes: int) -> None:
+    """Refuses codes that the codec does not know.
+
+    Raises:
+        InvalidInputError: a code is outside 0..num_codes-1.
+    """
+    worst = max(codes) if min(codes) >= 0 else min(codes)
+    if not 0 <= worst < num_codes:
+        raise InvalidInputError(what, f"code {worst}", f"0..{num_codes - 1}", "encode again with this teacher's codec")
+
+
+def _read_rows(path: Path, kind: type[Row], num_codes: int | None) -> list[Row]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except FileNotFoundError:
+        raise InvalidInputError(str(path), "no such file", "a .jsonl manifest", "correct the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(str(path), error, "a readable UTF-8 file", "write it again as UTF-8") from None
+    adapter: TypeAdapter[Row] = TypeAdapter(kind)
+    rows: list[Row] = []
+    first_line: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{path.name} line {number}"
+        try:
+            row = adapter.validate_json(line)
+        except ValidationError as error:
+            raise _complaint(where, line, kind, error) from None
+        where += f", utterance '{row.id}'"
+        if row.id in first_line:
+            raise InvalidInputError(where, f"id also in line {first_line[row.id]}", "unique ids", "rename one of them")
+        if num_codes is not None and row.codes is not None:
+            check_codes(where, row.codes, num_codes)
+        first_line[row.id] = number
+        rows.append(row)
+    return rows
+
+
+def read_utterances(path: Path, num_codes: int | None = None) -> list[Utterance]:
+    """Reads what `write_utterances` wrote; `num_codes` of the codec, when known, bounds the codes.
+
+    Raises:
+        InvalidInputError: the file or one of its lines is bad; names line, id, observed and allowed.
+    """
+    return _read_rows(path, Utterance, num_codes)
+
+
+def write_utterances(path: Path, rows: Iterable[Utterance]) -> None:
+    """Writes JSON lines, complete or not at all."""
+    with atomic_path(path) as tmp, tmp.open("w", encoding="utf-8") as out:
+        out.writelines(json.dumps(asdict(row), ensure_ascii=False, separators=(",", ":")) + "\n" for row in rows)
+
+
+def read_audio_manifest(path: Path, num_codes: int | None = None) -> list[AudioEntry]:
+    """Reads a manifest from outside; audio files are located, not opened.
+
+    Raises:
+        InvalidInputError: the file or a line is bad, or a path leaves the manifest's folder.
+    """
+    entries = _read_rows(path, AudioEntry, num_codes)
+    for entry in entries:
+        what = f"{path.name}, utterance '{entry.id}'"
+        if (entry.audio is None) == (entry.codes is None):
+            observed = "neither audio nor codes" if entry.audio is None else "both audio and codes"
+            raise InvalidInputError(what, observed, "exactly one of them", MEND)
+        if entry.audio is not None:
+            audio_path(path.parent, entry.audio, what)
+    return entries
+
+
+def audio_path(folder: Path, audio: str, what: str) -> Path:
+    """Absolute path of `audio`, symbolic links resolved, below `folder`.
+
+    Raises:
+        InvalidInputError: the path is absolute, leaves the folder, or cannot be resolved.
+    """
+    root = folder.resolve()
+    try:
+        resolved = (root / audio).resolve()
+        inside = not Path(audio).is_absolute() and resolved != root and resolved.is_relative_to(root)
+    except (ValueError, OSError, RuntimeError):  # a NUL byte, too long a name, a loop of links
+        inside = False
+    if not inside:
+        raise InvalidInputError(
+            what, f"audio = {_shorten(audio)}", "a relative path below the manifest's folder", "move the file there"
+        )
+    return resolved
+
+
+def data_sha256(folder: Path) -> str:
+    """One hash of train.jsonl, selection.jsonl and test.jsonl: equal only when every split is equal."""
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        digest.update(hashlib.sha256((folder / f"{split}.jsonl").read_bytes()).digest())
+    return digest.hexdigest()

@@ -1,0 +1,158 @@
+"""Batched generation of speech codes: one key/value cache, END for each row, and rows that skip layers.
+
+Sampling is restricted to the ids that can be spoken (codes and END), so no text token is ever emitted. Rows may
+each skip a set of decoder layers: that is how all leave-one-out models of a scoring batch run as one generation.
+Legend: B rows, T tokens, V spoken vocabulary (codes + END), L decoder layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from slimtts.params import DecodingParams
+from slimtts.teachers.llasa import SpeechTokenLayout
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Codes of one row, and whether the model ended it by itself."""
+
+    codes: tuple[int, ...]
+    ended: bool
+
+
+@contextmanager
+def skipping_layers(model: Any, skip: torch.Tensor | None) -> Iterator[None]:
+    """Within the block, row b passes layer l by when `skip[b, l]`; bool [B, L]. The model is restored on any exit."""
+    if skip is None:
+        yield
+        return
+    handles = []
+    for index, layer in enumerate(model.model.layers):
+        passed = skip[:, index].view(-1, 1, 1)
+        if not passed.any():
+            continue
+
+        def bypass(_: Any, args: tuple, output: Any, passed: torch.Tensor = passed) -> Any:  # type: ignore[type-arg]
+            hidden = output[0] if isinstance(output, tuple) else output
+            mixed = torch.where(passed, args[0], hidden)
+            return (mixed, *output[1:]) if isinstance(output, tuple) else mixed
+
+        handles.append(layer.register_forward_hook(bypass))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def spoken_head(model: Any, layout: SpeechTokenLayout) -> torch.Tensor:
+    """Rows of the output head that can be spoken: [V, D], code i in row i, END last."""
+    weight = model.get_output_embeddings().weight
+    first = layout.first_code_id
+    return torch.cat([weight[first : first + layout.num_codes], weight[layout.end_id : layout.end_id + 1]])
+
+
+def spoken_bias(model: Any, layout: SpeechTokenLayout) -> torch.Tensor | None:
+    """The head's bias for the same rows, or None."""
+    bias = getattr(model.get_output_embeddings(), "bias", None)
+    if bias is None:
+        return None
+    first = layout.first_code_id
+    return torch.cat([bias[first : first + layout.num_codes], bias[layout.end_id : layout.end_id + 1]])
+
+
+def sample(logits: torch.Tensor, temperature: float, top_p: float, uniform: torch.Tensor) -> torch.Tensor:
+    """One id a row from logits [B, V]; greedy at temperature 0. `uniform` [B] in 0..1 decides for each row."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    probabilities, order = torch.softmax(logits / temperature, -1).sort(-1, descending=True)
+    cumulative = probabilities.cumsum(-1)
+    probabilities[cumulative - probabilities >= top_p] = 0
+    cumulative = probabilities.cumsum(-1)
+    rank = (cumulative < uniform.unsqueeze(-1) * cumulative[:, -1:]).sum(-1, keepdim=True)
+    return order.gather(-1, rank.clamp(max=logits.shape[-1] - 1)).squeeze(-1)
+
+
+def _left_padded(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[torch.Tensor, ...]:
+    longest = max(map(len, prompts))
+    ids = torch.full((len(prompts), longest), pad_id)
+    mask = torch.zeros((len(prompts), longest), dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+        mask[row, longest - len(prompt) :] = 1
+    return ids.to(device), mask.to(device)
+
+
+@torch.inference_mode()
+def generate_batch(
+    model: Any,
+    layout: SpeechTokenLayout,
+    prompts: Sequence[Sequence[int]],
+    decoding: DecodingParams,
+    skip: torch.Tensor | None = None,
+    row_seeds: Sequence[int] | None = None,
+) -> list[Generated]:
+    """Continues every prompt until END or `max_new_tokens`.
+
+    `row_seeds` [B] seed each row's sampling, so that a row's result does not depend on its batch.
+    """
+    device = next(model.parameters()).device
+    head, bias = spoken_head(model, layout), spoken_bias(model, layout)
+    ids, mask = _left_padded(prompts, layout.pad_id, device)
+    rows = len(prompts)
+    uniforms = torch.zeros(rows, decoding.max_new_tokens)
+    if decoding.temperature > 0:
+        for row, seed in enumerate(row_seeds or range(rows)):
+            generator = torch.Generator().manual_seed(decoding.seed * 1_000_003 + seed)
+            uniforms[row] = torch.rand(decoding.max_new_tokens, generator=generator)
+    cache = DynamicCache(config=model.config)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    out = torch.full((rows, decoding.max_new_tokens), layout.num_codes, device=device)
+    ended = torch.zeros(rows, dtype=torch.bool, device=device)
+    with skipping_layers(model, None if skip is None else skip.to(device)):
+        for step in range(decoding.max_new_tokens):
+            hidden = model.model(
+                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            ).last_hidden_state[:, -1]
+            logits = torch.nn.functional.linear(hidden, head, bias).float()
+            chosen = sample(logits, decoding.temperature, decoding.top_p, uniforms[:, step].to(device))
+            out[:, step] = torch.where(ended, layout.num_codes, chosen)
+            ended |= chosen == layout.num_codes
+            if bool(ended.all()):
+                break
+            ids = torch.where(chosen == layout.num_codes, layout.end_id, chosen + layout.first_code_id).unsqueeze(1)
+            mask = torch.cat([mask, mask.new_ones(rows, 1)], dim=1)
+            positions = positions[:, -1:] + 1
+    result = []
+    for row in range(rows):
+        codes = out[row].tolist()
+        length = codes.index(layout.num_codes) if layout.num_codes in codes else len(codes)
+        result.append(Generated(tuple(codes[:length]), bool(ended[row])))
+    return result
+
+
+def generate(
+    model: Any,
+    layout: SpeechTokenLayout,
+    prompts: Sequence[Sequence[int]],
+    decoding: DecodingParams,
+    skip: torch.Tensor | None = None,
+) -> list[Generated]:
+    """Like `generate_batch`, in batches of at most `batch_rows`, prompts of similar length together."""
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    results: list[Generated | None] = [None] * len(prompts)
+    for start in range(0, len(order), decoding.batch_rows):
+        rows = order[start : start + decoding.batch_rows]
+        made = generate_batch(
+            model, layout, [prompts[i] for i in rows], decoding, None if skip is None else skip[rows], rows
+        )
+        for row, item in zip(rows, made, strict=True):
+            results[row] = item
+    return [item for item in results if item is not None]

@@ -1,0 +1,74 @@
+"""Known utterances as model input: which tokens go in, and which codes the model should have said.
+
+Legend: B sequences, T tokens, V spoken vocabulary (codes + END), P target positions of a batch, D hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from slimtts.data.manifest import Utterance
+from slimtts.teachers.base import Prompt, Teacher
+
+NO_TARGET = -100
+
+
+@dataclass(frozen=True)
+class ForcedSequence:
+    """Token ids up to the last code, and what comes next from `target_start` on: codes, then END."""
+
+    ids: tuple[int, ...]
+    target_start: int
+    targets: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ForcedBatch:
+    """int64 ids [B, T], right-padded; targets [B, T] in 0..V-1, NO_TARGET elsewhere."""
+
+    ids: torch.Tensor
+    targets: torch.Tensor
+
+    @property
+    def is_target(self) -> torch.Tensor:
+        """bool [B, T]."""
+        return self.targets != NO_TARGET
+
+    def to(self, device: torch.device) -> ForcedBatch:
+        """The same batch on a device."""
+        return ForcedBatch(self.ids.to(device), self.targets.to(device))
+
+
+def forced_sequence(
+    teacher: Teacher, utterance: Utterance, prompt: Prompt, prompt_is_target: bool = False
+) -> ForcedSequence:
+    """The utterance after its prompt.
+
+    Its own codes and END are targets; with `prompt_is_target` the prompt's codes too, as the LLaSA family trains.
+    """
+    before = teacher.prompt_ids(utterance.text, prompt)
+    ids = [*before, *teacher.layout.to_ids(utterance.codes)]
+    spoken_before = prompt.codes if prompt_is_target else ()
+    targets = (*spoken_before, *utterance.codes, teacher.layout.num_codes)
+    return ForcedSequence(tuple(ids), len(before) - len(spoken_before) - 1, targets)
+
+
+def collate(sequences: Sequence[ForcedSequence], pad_id: int) -> ForcedBatch:
+    """Right-padded batch."""
+    longest = max(len(s.ids) for s in sequences)
+    ids = torch.full((len(sequences), longest), pad_id)
+    targets = torch.full((len(sequences), longest), NO_TARGET)
+    for row, s in enumerate(sequences):
+        ids[row, : len(s.ids)] = torch.tensor(s.ids)
+        targets[row, s.target_start : s.target_start + len(s.targets)] = torch.tensor(s.targets)
+    return ForcedBatch(ids, targets)
+
+
+def hidden_states(model: Any, batch: ForcedBatch) -> torch.Tensor:
+    """Final hidden states [B, T, D]. Padding is on the right, where a causal model cannot see it."""
+    hidden: torch.Tensor = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state
+    return hidden

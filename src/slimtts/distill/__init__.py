@@ -1,0 +1,1 @@
+"""Healing: the student learns from the teacher."""

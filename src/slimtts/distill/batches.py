@@ -1,0 +1,50 @@
+"""Training batches: a target utterance after a prompt of the same voice, drawn from the train split.
+
+The batch of a step depends on the seed and the step alone, so a resumed run sees what an uninterrupted one sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from slimtts.data.batching import token_budget_batches
+from slimtts.data.manifest import Utterance
+from slimtts.decoding.teacher_forcing import ForcedBatch, collate, forced_sequence
+from slimtts.teachers.base import Prompt, Teacher
+
+STEPS_A_POOL = 8
+
+
+class PairSampler:
+    """Endless batches of at most `tokens_per_step` padded tokens."""
+
+    def __init__(self, teacher: Teacher, utterances: Sequence[Utterance], tokens_per_step: int, seed: int) -> None:
+        self.teacher, self.utterances = teacher, utterances
+        self.tokens_per_step, self.seed = tokens_per_step, seed
+        self.same_voice: dict[str, list[int]] = {}
+        for index, utterance in enumerate(utterances):
+            self.same_voice.setdefault(utterance.voice, []).append(index)
+
+    def _pool(self, number: int) -> list[ForcedBatch]:
+        rng = np.random.default_rng((self.seed, number))
+        sequences, tokens = [], 0
+        while tokens < 1.1 * STEPS_A_POOL * self.tokens_per_step:
+            target = self.utterances[int(rng.integers(len(self.utterances)))]
+            spoken = self.utterances[int(rng.choice(self.same_voice[target.voice]))]
+            prompt = Prompt(spoken.text, spoken.codes)
+            sequences.append(forced_sequence(self.teacher, target, prompt, prompt_is_target=True))
+            tokens += len(sequences[-1].ids)
+        groups = token_budget_batches([len(s.ids) for s in sequences], self.tokens_per_step)
+        order = [int(i) for i in rng.permutation(len(groups))]
+        batches = [collate([sequences[i] for i in groups[g]], self.teacher.layout.pad_id) for g in order]
+        # A pool always gives the same number of steps, whatever the lengths: the step number finds its batch.
+        return [batches[i % len(batches)] for i in range(STEPS_A_POOL)]
+
+    def from_step(self, first: int) -> Iterator[ForcedBatch]:
+        """Batches of step `first`, `first` + 1, ..."""
+        pool, skip = divmod(first, STEPS_A_POOL)
+        while True:
+            yield from self._pool(pool)[skip:]
+            pool, skip = pool + 1, 0

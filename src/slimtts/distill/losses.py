@@ -1,0 +1,55 @@
+"""The terms of the healing loss. Each is a mean over target positions; masked positions get no gradient.
+
+Legend: P target positions, V spoken vocabulary, B sequences, T tokens, D hidden, H heads.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+SKEW = 0.1
+
+
+def _mean(values: torch.Tensor, count: int) -> torch.Tensor:
+    """Sum over `count`; an empty selection gives an exact zero that still has a gradient path."""
+    return values.sum() / max(1, count)
+
+
+def cross_entropy(student_logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean negative log-likelihood; logits [P, V], targets [P] in 0..V-1."""
+    return _mean(F.cross_entropy(student_logits.float(), targets, reduction="none"), len(targets))
+
+
+def skew_kl(student_logits: torch.Tensor, teacher_logits: torch.Tensor, skew: float = SKEW) -> torch.Tensor:
+    """KL(p || b p + (1-b) q), p teacher, q student, mean over [P, V] rows. Source: arXiv 2402.03898, b = 0.1."""
+    log_p = F.log_softmax(teacher_logits.float(), -1)
+    log_q = F.log_softmax(student_logits.float(), -1)
+    p, q = log_p.exp(), log_q.exp()
+    # log(b p + (1-b) q) = log q + log1p(b (p/q - 1)) would lose small q; the plain mixture of fp32 is exact enough.
+    log_mixture = (skew * p + (1 - skew) * q).clamp_min(torch.finfo(p.dtype).tiny).log()
+    return _mean((p * (log_p - log_mixture)).sum(-1), len(p))
+
+
+def mean_squared(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """MSE of [B, T, D] over positions where bool mask [B, T] holds."""
+    difference = (student.float() - teacher.float())[mask]
+    return _mean(difference.square().mean(-1), len(difference))
+
+
+def relative_squared(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """SquareHead: MSE(student, teacher) / MSE(teacher, 0), masked as above. Source: arXiv 2310.06927."""
+    return mean_squared(student, teacher, mask) / mean_squared(teacher, torch.zeros_like(teacher), mask).clamp_min(1e-8)
+
+
+def attention_squared(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """MSE of attention probabilities [B, H, T, T] over query positions where bool mask [B, T] holds."""
+    return mean_squared(student.transpose(1, 2).flatten(2), teacher.transpose(1, 2).flatten(2), mask)
+
+
+def dynamic_matches(retained: list[int], num_layers: int) -> list[int]:
+    """The teacher layer that student layer n imitates: r_{n+1} - 1, and the last layer for the last.
+
+    Source: SPADE (arXiv 2509.20802): each student layer answers for the segment that was cut behind it.
+    """
+    return [*(following - 1 for following in retained[1:]), num_layers - 1]

@@ -1,0 +1,1 @@
+"""Measuring speech: words, voices, naturalness, speed."""

@@ -1,0 +1,138 @@
+"""What was said: transcripts by any Whisper that CTranslate2 can hold, also one with a window below 30 seconds.
+
+faster-whisper's own `transcribe` pads every window to 3,000 mel frames (read in 1.2.1), which a model with fewer
+positions refuses; its feature extractor, encoder and tokenizer are used here directly.
+Legend: B windows, M mel bins, S mel frames (100 a second).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slimtts.errors import InvalidInputError
+from slimtts.evaluation.waveforms import is_silent, to_16_khz
+
+if TYPE_CHECKING:
+    from faster_whisper import WhisperModel
+    from faster_whisper.tokenizer import Tokenizer
+
+BATCH_WINDOWS = 16
+# Whisper gives 30 s of audio 448 decoder positions, at most half of them for new text; shorter windows get their share.
+WHISPER_WINDOW_S, WHISPER_POSITIONS = 30, 448
+FRAME_SAMPLES = 320
+MODEL_FILES = ("config.json", "model.bin", "tokenizer.json")
+
+
+@dataclass(frozen=True)
+class Recognizer:
+    """A loaded recogniser. `name` tells model, version of its weights and beam: compare only WERs of equal names."""
+
+    name: str
+    beam_size: int
+    _whisper: WhisperModel
+    _tokenizer: Tokenizer
+
+    @classmethod
+    def load(cls, model: str, beam_size: int, threads: int = 2) -> Recognizer:
+        """Loads a CTranslate2 folder, or a Whisper size that is already in the local cache.
+
+        The CPU in float32 on purpose, whatever the weights are stored in: scores from machines with and without a GPU
+        stay comparable. Nothing is downloaded.
+
+        Raises:
+            InvalidInputError: no such folder or cached model, or files are missing in it.
+        """
+        from faster_whisper import WhisperModel
+        from faster_whisper.tokenizer import Tokenizer
+
+        folder, name = _locate(model)
+        whisper = WhisperModel(
+            str(folder), device="cpu", compute_type="float32", cpu_threads=threads, local_files_only=True
+        )
+        tokenizer = Tokenizer(whisper.hf_tokenizer, whisper.model.is_multilingual, task="transcribe", language="en")
+        return cls(f"{name} beam {beam_size}", beam_size, whisper, tokenizer)
+
+    def transcribe(self, waveforms: Sequence[np.ndarray], sample_rate_hz: int) -> list[str]:
+        """One text for each float32 [samples]; silence gives "". Longer audio is heard window after window.
+
+        Raises:
+            InvalidInputError: a waveform is not mono floating point or not finite; the message names its index.
+        """
+        window = self._whisper.feature_extractor.n_samples
+        owners, pieces = [], []
+        for owner, wave in enumerate(to_16_khz(waveforms, sample_rate_hz)):
+            audible = [piece for piece in cut_into_windows(wave, window) if not is_silent(piece)]
+            owners += [owner] * len(audible)
+            pieces += audible
+        texts: list[list[str]] = [[] for _ in waveforms]
+        for start in range(0, len(pieces), BATCH_WINDOWS):
+            heard = self._transcribe_windows(pieces[start : start + BATCH_WINDOWS])
+            for owner, text in zip(owners[start:], heard, strict=False):
+                texts[owner].append(text)
+        return [" ".join(filter(None, parts)) for parts in texts]
+
+    def _transcribe_windows(self, pieces: list[np.ndarray]) -> list[str]:
+        extractor = self._whisper.feature_extractor
+        # One window a call: the extractor's loudness reference is the maximum over everything it is given. Padding is
+        # silence before the log-mel, as in training, not zeros after it.
+        features = np.stack(
+            [extractor(np.pad(piece, (0, extractor.n_samples - len(piece))), padding=0) for piece in pieces]
+        )  # [B, M, S]
+        prompt = [*self._tokenizer.sot_sequence, self._tokenizer.no_timestamps]
+        results = self._whisper.model.generate(
+            self._whisper.encode(features), [prompt] * len(pieces), beam_size=self.beam_size,
+            max_length=min(WHISPER_POSITIONS, WHISPER_POSITIONS * extractor.chunk_length // WHISPER_WINDOW_S),
+        )  # fmt: skip
+        return [self._tokenizer.decode(result.sequences_ids[0]).strip() for result in results]
+
+
+def cut_into_windows(waveform: np.ndarray, window: int) -> list[np.ndarray]:
+    """Consecutive pieces of at most `window` samples, cut at the quietest 20 ms in the last quarter of a window."""
+    pieces = []
+    while len(waveform) > window:
+        search_from = window - window // 4
+        frames = waveform[search_from:window]
+        frames = frames[: len(frames) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
+        cut = search_from + int(np.square(frames).sum(1).argmin()) * FRAME_SAMPLES + FRAME_SAMPLES // 2
+        pieces.append(waveform[:cut])
+        waveform = waveform[cut:]
+    return [*pieces, waveform]
+
+
+def _locate(model: str) -> tuple[Path, str]:
+    """Folder of the model, and a name that changes with its weights."""
+    from faster_whisper.utils import available_models, download_model
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    folder = Path(model)
+    if folder.is_dir():
+        missing = [name for name in MODEL_FILES if not (folder / name).is_file()]
+        if missing:
+            # Without its tokenizer faster-whisper would fetch another model's from the network.
+            raise InvalidInputError(
+                model, f"{', '.join(missing)} missing", f"a folder with {', '.join(MODEL_FILES)}",
+                "convert the model with ct2-transformers-converter --copy_files tokenizer.json",
+            )  # fmt: skip
+        with (folder / "model.bin").open("rb") as weights:
+            digest = hashlib.file_digest(weights, "sha256").hexdigest()
+        return folder, f"{folder.resolve().name}@{digest[:12]}"
+    if model not in available_models():
+        raise InvalidInputError(
+            "recogniser.model", model, f"an existing folder, or one of {', '.join(available_models())}",
+            "correct params.yaml",
+        )  # fmt: skip
+    try:
+        snapshot = Path(download_model(model, local_files_only=True))
+    except LocalEntryNotFoundError:
+        raise InvalidInputError(
+            "recogniser.model", f"Whisper {model} is not in the local cache", "a cached size or a CTranslate2 folder",
+            f"fetch it once where there is a network: python -c \"import faster_whisper; "
+            f"faster_whisper.download_model('{model}')\"",
+        ) from None  # fmt: skip
+    return snapshot, f"whisper-{model}@{snapshot.name[:12]}"

@@ -1,0 +1,94 @@
+"""One system on the test split: what it said, how it sounded; and two systems compared on the same sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from slimtts.evaluation.statistics import (
+    bootstrap_corpus_wer,
+    bootstrap_mean,
+    paired_bootstrap_mean,
+    paired_bootstrap_wer_points,
+    sign_flip_p_value,
+)
+from slimtts.evaluation.word_errors import WordErrors
+from slimtts.results import Interval, PairedGap, SpeedResult, SystemResult
+
+MISSING = Interval(value=math.nan, low=math.nan, high=math.nan)
+
+
+@dataclass(frozen=True)
+class SpokenItem:
+    """One utterance of one system. `mos` is None where it was not rated."""
+
+    id: str
+    text: str
+    transcript: str
+    errors: WordErrors
+    ended: bool
+    seconds: float
+    similarity: float
+    mos: float | None
+
+
+@dataclass(frozen=True)
+class SystemOutput:
+    """Everything one system said on the test split, in the order of the split."""
+
+    name: str
+    num_layers: int
+    parameters: int
+    items: list[SpokenItem]
+    speed: SpeedResult
+
+
+def _rated(items: Sequence[SpokenItem]) -> list[float]:
+    return [item.mos for item in items if item.mos is not None]
+
+
+def summarize(output: SystemOutput, mos_predictor: str, samples: int, seed: int) -> SystemResult:
+    """Numbers of one system with bootstrap intervals; an utterance without audio is a failure and a full error."""
+    items = output.items
+    errors = [item.errors for item in items]
+    rated = _rated(items)
+    return SystemResult(
+        name=output.name,
+        num_layers=output.num_layers,
+        parameters=output.parameters,
+        utterances=len(items),
+        wer_corpus=bootstrap_corpus_wer(errors, samples, seed),
+        wer_mean=bootstrap_mean([e.wer for e in errors], samples, seed),
+        no_end_rate=sum(not item.ended for item in items) / len(items),
+        failures=sum(item.seconds == 0 for item in items),
+        similarity=bootstrap_mean([item.similarity for item in items], samples, seed),
+        mos=bootstrap_mean(rated, samples, seed) if rated else MISSING,
+        mos_predictor=mos_predictor,
+        speed=output.speed,
+    )
+
+
+def compare(system: SystemOutput, baseline: SystemOutput, samples: int, seed: int) -> PairedGap:
+    """system minus baseline, utterance by utterance."""
+    ours, theirs = [i.errors for i in system.items], [i.errors for i in baseline.items]
+    difference = [a.wer - b.wer for a, b in zip(ours, theirs, strict=True)]
+    rated = (_rated(system.items), _rated(baseline.items))
+    return PairedGap(
+        system=system.name,
+        baseline=baseline.name,
+        wer_points=paired_bootstrap_wer_points(ours, theirs, samples, seed),
+        p_value=sign_flip_p_value(difference, samples, seed),
+        similarity=paired_bootstrap_mean(
+            [i.similarity for i in system.items], [i.similarity for i in baseline.items], samples, seed
+        ),
+        mos=paired_bootstrap_mean(*rated, samples, seed) if rated[0] else MISSING,
+    )
+
+
+def as_arrays(waves: Sequence[torch.Tensor]) -> list[np.ndarray]:
+    """Waveforms as the metrics take them."""
+    return [wave.numpy() for wave in waves]

@@ -1,0 +1,179 @@
+"""Every knob of the pipeline, validated once, all mistakes reported together.
+
+`params.yaml` holds the values with unit and cost; this file holds types and limits. One section a stage, named as
+the stage, and three shared ones: `teacher`, `decoding`, `recogniser`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from slimtts.errors import InvalidInputError
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Seed = Annotated[int, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A part of params.yaml: unknown keys are errors, values cannot change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class TeacherParams(Section):
+    """Which model is compressed."""
+
+    family: Literal["nano"]
+    source: str
+
+
+class DecodingParams(Section):
+    """How speech is generated wherever it is judged."""
+
+    temperature: Annotated[float, Field(ge=0, le=2)]
+    top_p: Share
+    max_new_tokens: PositiveInt
+    batch_rows: PositiveInt
+    seed: Seed
+
+
+class RecogniserParams(Section):
+    """Who transcribes, and how transcripts are normalised before words are counted."""
+
+    model: str
+    normalizer: Literal["basic", "seed_tts_eval"]
+    beam_size: PositiveInt
+
+
+class SubsetDataParams(Section):
+    """Which utterances are used, and for what."""
+
+    source: str
+    strategy: Literal["random", "balanced", "coverage"]
+    max_share: Annotated[float, Field(gt=0, lt=0.05)]
+    selection_utterances: PositiveInt
+    test_utterances: PositiveInt
+    seed: Seed
+
+
+class ScoreLayersParams(Section):
+    """How a layer's importance is measured."""
+
+    method: Literal["wli", "block_influence", "greedy"]
+    utterances: PositiveInt
+    bootstrap_samples: PositiveInt
+    seed: Seed
+
+
+class PruneLayersParams(Section):
+    """How deep the student is."""
+
+    keep_layers: PositiveInt
+
+
+class DistillStudentParams(Section):
+    """How the student is healed, and how long the control is trained on."""
+
+    preset: Literal["default", "spade"]
+    steps: Annotated[int, Field(ge=0)]
+    tokens_per_step: PositiveInt
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
+    warmup_share: Annotated[float, Field(ge=0, lt=1)]
+    checkpoint_every_steps: PositiveInt
+    control: bool
+    device: Literal["auto", "cpu", "cuda"]
+    seed: Seed
+
+
+class EvaluateStudentParams(Section):
+    """What is measured on the test split."""
+
+    utterances: PositiveInt
+    mos_utterances: PositiveInt
+    speed_utterances: PositiveInt
+    bootstrap_samples: PositiveInt
+    seed: Seed
+
+
+class RegisterModelParams(Section):
+    """Name in the registry and the gate in front of production."""
+
+    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+    promote: bool
+    min_utterances: PositiveInt
+    max_wer_gap_upper_points: Annotated[float, Field(ge=0)]
+    max_similarity_drop: Annotated[float, Field(ge=0)]
+    max_no_end_rate: Annotated[float, Field(ge=0, le=1)]
+    min_speedup: Annotated[float, Field(gt=0)]
+
+
+class StorageParams(Section):
+    """Where DVC pushes: empty for nowhere, or s3://bucket/prefix."""
+
+    dvc_remote: Annotated[str, Field(pattern=r"^$|^s3://[a-z0-9][a-z0-9.-]+(/.*)?$")]
+    s3_endpoint: str
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    teacher: TeacherParams
+    decoding: DecodingParams
+    recogniser: RecogniserParams
+    subset_data: SubsetDataParams
+    score_layers: ScoreLayersParams
+    prune_layers: PruneLayersParams
+    distill_student: DistillStudentParams
+    evaluate_student: EvaluateStudentParams
+    register_model: RegisterModelParams
+    storage: StorageParams
+
+
+def parse_params(values: dict[str, Any], origin: str) -> Params:
+    """Validated parameters.
+
+    Raises:
+        InvalidInputError: one line that names every bad key with what was observed.
+    """
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        problems = [
+            (".".join(str(part) for part in item["loc"]), item["type"], item["input"], item["msg"])
+            for item in error.errors()
+        ]
+        observed = "; ".join(
+            f"{where} is not a known key"
+            if kind == "extra_forbidden"
+            else f"{where} is missing"
+            if kind == "missing"
+            else f"{where} = {value!r}"
+            for where, kind, value, _ in problems
+        )
+        allowed = "; ".join(
+            f"{where}: {message}" for where, kind, _, message in problems if kind not in ("extra_forbidden", "missing")
+        )
+        raise InvalidInputError(
+            origin, observed, allowed or "the keys of the shipped params.yaml", "correct the keys and run again"
+        ) from None
+
+
+def load_params(path: Path) -> Params:
+    """Reads and validates a params.yaml.
+
+    Raises:
+        InvalidInputError: the file is missing, is not YAML, or holds bad values.
+    """
+    if not path.is_file():
+        raise InvalidInputError(str(path), "no such file", "a params.yaml", "run from a workspace or pass --params")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        problem = str(error).replace("\n", " ")
+        raise InvalidInputError(str(path), problem, "valid YAML", "correct the file") from None
+    return parse_params(values if isinstance(values, dict) else {}, str(path))

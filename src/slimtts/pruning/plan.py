@@ -1,0 +1,39 @@
+"""Which layers stay: from scores and a budget to a validated, sorted, 0-based list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from slimtts.errors import InvalidInputError
+
+
+def check_retained(retained: Sequence[int], num_layers: int) -> list[int]:
+    """The same list, sorted.
+
+    Raises:
+        InvalidInputError: empty, duplicate, negative or out of range.
+    """
+    allowed = f"distinct layers in 0..{num_layers - 1}, at least one"
+    wrong = [i for i in retained if not 0 <= i < num_layers]
+    if not retained or wrong or len(set(retained)) != len(retained):
+        raise InvalidInputError("retained layers", list(retained), allowed, "correct the list")
+    return sorted(retained)
+
+
+def plan_retained(drop_order: Sequence[int], num_layers: int, keep_layers: int) -> list[int]:
+    """Keeps `keep_layers`; the first in `drop_order` go first.
+
+    Raises:
+        InvalidInputError: the budget is impossible or the order does not reach it.
+    """
+    if not 1 <= keep_layers <= num_layers:
+        raise InvalidInputError(
+            "prune_layers.keep_layers", keep_layers, f"1..{num_layers}", "correct the budget in params.yaml"
+        )
+    to_drop = num_layers - keep_layers
+    if len(drop_order) < to_drop:
+        raise InvalidInputError(
+            "drop order", f"{len(drop_order)} layers", f"at least {to_drop}", "run score_layers again"
+        )
+    dropped = set(drop_order[:to_drop])
+    return check_retained([i for i in range(num_layers) if i not in dropped], num_layers)

@@ -1,0 +1,51 @@
+"""Builds the student: the retained layers, embeddings, final norm and head, copied into a shallower model.
+
+Works for decoders of transformers whose layers live in `model.model.layers` (Llama, Qwen2). The result has its own
+storage, layer indices 0..k-1 (the key/value cache needs them), and every per-layer list of the config shortened.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from slimtts.pruning.plan import check_retained
+
+
+def shortened_config(config: Any, retained: Sequence[int]) -> Any:
+    """A copy of the config for `retained` layers: the count, and each list that has one entry a layer."""
+    short = copy.deepcopy(config)
+    for name, value in vars(config).items():
+        if isinstance(value, list) and len(value) == config.num_hidden_layers:
+            setattr(short, name, [value[i] for i in retained])
+    short.num_hidden_layers = len(retained)
+    return short
+
+
+def retained_name(name: str, position: dict[int, int]) -> str | None:
+    """The student's name of a teacher's tensor; None when its layer was cut."""
+    prefix = "model.layers."
+    if not name.startswith(prefix):
+        return name
+    layer, rest = name[len(prefix) :].split(".", 1)
+    return f"{prefix}{position[int(layer)]}.{rest}" if int(layer) in position else None
+
+
+def remove_layers(model: Any, retained: Sequence[int]) -> Any:
+    """A new model with only the retained layers; the given one is not touched.
+
+    Raises:
+        InvalidInputError: `retained` is not a set of existing layers.
+    """
+    kept = check_retained(retained, model.config.num_hidden_layers)
+    position = {layer: index for index, layer in enumerate(kept)}
+    with torch.random.fork_rng(devices=[]):
+        student = type(model)(shortened_config(model.config, kept))
+    student.to(dtype=model.dtype, device=model.device)
+    renamed = {retained_name(name, position): tensor for name, tensor in model.state_dict().items()}
+    student.load_state_dict({name: tensor for name, tensor in renamed.items() if name is not None}, strict=True)
+    student.generation_config = copy.deepcopy(model.generation_config)
+    return student.train(model.training)

@@ -1,0 +1,219 @@
+"""What the stages hand to each other and to people: frozen, validated, stored as JSON.
+
+Rates are fractions (0.05 = 5 %); differences that people read in points say so in their name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from slimtts.errors import InvalidInputError
+from slimtts.storage import atomic_path
+
+
+class Result(BaseModel):
+    """A frozen record that reads and writes itself."""
+
+    # NaN and infinity as strings: null could not be read back, and a judge must see them.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+    def write(self, path: Path) -> None:
+        """Writes JSON, complete or not at all."""
+        with atomic_path(path) as tmp:
+            tmp.write_text(self.model_dump_json(indent=1) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Reads what `write` wrote.
+
+        Raises:
+            InvalidInputError: the file is missing or is not such a result.
+        """
+        try:
+            return cls.model_validate_json(path.read_text())
+        except (OSError, ValueError) as error:
+            problem = str(error)
+            if isinstance(error, ValidationError):
+                first = error.errors()[0]
+                problem = f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}"
+            raise InvalidInputError(
+                str(path), problem, f"a {cls.__name__} written by slimtts", "run the stage that writes it again"
+            ) from None
+
+
+class Interval(Result):
+    """A value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class SplitSummary(Result):
+    """Size of one split and how many distinct words it holds."""
+
+    utterances: int
+    hours: float
+    words: int
+
+
+class SubsetReport(Result):
+    """What subset_data chose. `share` is train hours / the teacher's training hours."""
+
+    strategy: str
+    teacher_hours: float
+    share: float
+    word_coverage: float
+    splits: dict[str, SplitSummary]
+    dropped: dict[str, int]
+    data_sha256: str
+
+
+class LayerScore(Result):
+    """Importance of one layer: high = keep. WER fields are None for methods that do not synthesise."""
+
+    layer: int
+    importance: float
+    wer_capped: Interval | None = None
+    wer_raw: float | None = None
+    no_end_rate: float | None = None
+
+
+class LayerScores(Result):
+    """What score_layers measured; `drop_order` lists layers from the first to remove to the last."""
+
+    method: str
+    num_layers: int
+    utterances: int
+    reference_wer: Interval | None
+    layers: list[LayerScore]
+    drop_order: list[int]
+    data_sha256: str
+    teacher_sha256: str
+
+
+class PrunePlan(Result):
+    """Which layers stay; 0-based and sorted."""
+
+    num_layers: int
+    retained: list[int]
+    dropped: list[int]
+    teacher_parameters: int
+    student_parameters: int
+    teacher_sha256: str
+
+
+class TrainingReport(Result):
+    """How one training ended; curves are in the JSON lines beside it."""
+
+    name: str
+    steps: int
+    tokens: int
+    wall_s: float
+    final_loss: float
+    weights_sha256: str
+
+
+class DistillReport(Result):
+    """What distill_student did."""
+
+    preset: str
+    student: TrainingReport
+    control: TrainingReport | None
+    device: str
+
+
+class SpeedResult(Result):
+    """Batch 1, after warm-up, device synchronised."""
+
+    lm_rtf: float
+    end_to_end_rtf: float
+    tokens_per_s: float
+    latency_p50_s: float
+    latency_p95_s: float
+    peak_memory_mb: float
+
+
+class SystemResult(Result):
+    """One system (teacher, pruned, student, control) on the test split. Failures count as errors."""
+
+    name: str
+    num_layers: int
+    parameters: int
+    utterances: int
+    wer_corpus: Interval
+    wer_mean: Interval
+    no_end_rate: float
+    failures: int
+    similarity: Interval
+    mos: Interval
+    mos_predictor: str
+    speed: SpeedResult
+
+
+class PairedGap(Result):
+    """system minus baseline, on the same utterances; WER in points, with the p-value of a sign-flip test."""
+
+    system: str
+    baseline: str
+    wer_points: Interval
+    p_value: float
+    similarity: Interval
+    mos: Interval
+
+
+class EvaluationReport(Result):
+    """What evaluate_student measured; numbers are comparable only when asr, normalizer and test_set_sha256 agree."""
+
+    asr: str
+    normalizer: str
+    test_set_sha256: str
+    utterances: int
+    reference_wer: float
+    systems: dict[str, SystemResult]
+    gaps: list[PairedGap]
+    machine: str
+
+    def gap(self, system: str, baseline: str) -> PairedGap:
+        """The comparison of two systems.
+
+        Raises:
+            InvalidInputError: these two were not compared.
+        """
+        for gap in self.gaps:
+            if (gap.system, gap.baseline) == (system, baseline):
+                return gap
+        have = ", ".join(f"{g.system} against {g.baseline}" for g in self.gaps) or "none"
+        raise InvalidInputError("evaluation", f"no comparison of {system} with {baseline}", have, "evaluate again")
+
+
+class Verdict(Result):
+    """The gate's decision and every reason for it."""
+
+    decision: Literal["ACCEPT", "REGRESSION", "INCOMPLETE", "ANOMALOUS"]
+    reasons: list[str]
+
+
+class Lineage(Result):
+    """Where a version comes from; enough to check it out again."""
+
+    git_sha: str
+    data_sha256: str
+    teacher_sha256: str
+    student_sha256: str
+    dvc_lock_sha256: str
+    retained: list[int]
+    seed: int
+    preset: str
+
+
+class Release(Result):
+    """What register_model assembled for the registry."""
+
+    model_name: str
+    lineage: Lineage
+    verdict: Verdict
+    metrics: dict[str, float]

@@ -1,0 +1,80 @@
+"""Stage distill_student: heals the pruned model, and trains the teacher on for the same budget as a control."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from slimtts.data.manifest import read_utterances
+from slimtts.distill.batches import PairSampler
+from slimtts.distill.healing import PRESETS, HealingLoss
+from slimtts.distill.training import TrainingJob, pick_device, train
+from slimtts.params import DistillStudentParams, Params
+from slimtts.results import DistillReport, PrunePlan, SubsetReport
+from slimtts.storage import atomic_path
+from slimtts.teachers.base import Teacher
+from slimtts.teachers.loading import load_language_model, load_teacher
+from slimtts.workspace import Workspace
+
+
+def fingerprint(params: DistillStudentParams, *parts: str) -> str:
+    """Names a training: equal only when parameters, data, teacher and plan are equal."""
+    kept = params.model_dump(exclude={"checkpoint_every_steps", "device", "control"})
+    return hashlib.sha256(repr((sorted(kept.items()), parts)).encode()).hexdigest()[:16]
+
+
+def own_progress(folder: Path, wanted: str) -> Path:
+    """The folder of this fingerprint below `folder`; those of other parameters are removed."""
+    for other in folder.glob("*"):
+        if other.name != wanted:
+            shutil.rmtree(other)
+    return folder / wanted
+
+
+def save_model(model: Any, teacher: Teacher, out: Path) -> None:
+    """A standard checkpoint in fp16 with the tokenizer beside it."""
+    model.to("cpu").half().save_pretrained(out)
+    teacher.tokenizer.save_pretrained(out)
+
+
+def distill_student(params: Params, workspace: Workspace) -> DistillReport:
+    """Writes student/, control/, curves and report.json below `workspace.student`."""
+    knobs = params.distill_student
+    device = pick_device(knobs.device)
+    teacher = load_teacher(params.teacher)
+    plan = PrunePlan.read(workspace.pruned / "plan.json")
+    data = SubsetReport.read(workspace.data / "report.json")
+    utterances = read_utterances(workspace.data / "train.jsonl")
+    sampler = PairSampler(teacher, utterances, knobs.tokens_per_step, knobs.seed)
+    mark = fingerprint(knobs, data.data_sha256, teacher.weights_sha256, str(plan.retained))
+    losses = {
+        "student": HealingLoss(
+            PRESETS[knobs.preset], teacher.layout, teacher.model.to(device).requires_grad_(False), tuple(plan.retained)
+        ),
+        "control": HealingLoss(PRESETS["cross_entropy"], teacher.layout),
+    }
+    sources = {"student": workspace.pruned / "model", "control": teacher.folder}
+    if PRESETS[knobs.preset].needs_attention:
+        teacher.model.set_attn_implementation("eager")
+    reports = {}
+    with atomic_path(workspace.student) as out:
+        out.mkdir()
+        for name in ("student", "control") if knobs.control else ("student",):
+            model = load_language_model(sources[name])
+            if name == "student" and PRESETS[knobs.preset].needs_attention:
+                model.set_attn_implementation("eager")
+            folder = own_progress(workspace.checkpoints / name, mark)
+            with tqdm(total=knobs.steps, desc=f"training {name}", unit="step") as bar:
+                job = TrainingJob(name, model, losses[name], sampler.from_step, folder, mark)
+                reports[name] = train(job, knobs, device, lambda step, bar=bar: bar.update(step - bar.n))  # type: ignore[misc]
+            save_model(model, teacher, out / name)
+            shutil.copy(folder / "curves.jsonl", out / f"{name}.jsonl")
+        report = DistillReport(
+            preset=knobs.preset, student=reports["student"], control=reports.get("control"), device=str(device)
+        )
+        report.write(out / "report.json")
+    return report

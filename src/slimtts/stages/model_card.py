@@ -1,0 +1,42 @@
+"""The card that travels with every student: where it comes from, what it scores, how to load it."""
+
+from __future__ import annotations
+
+from slimtts.evaluation.table import evaluation_table
+from slimtts.results import EvaluationReport, Release, SubsetReport
+
+
+def model_card(release: Release, report: EvaluationReport, data: SubsetReport) -> str:
+    """Markdown."""
+    lineage = release.lineage
+    reasons = "".join(f"- {reason}\n" for reason in release.verdict.reasons)
+    train = data.splits["train"]
+    return f"""# {release.model_name}
+
+A student with layers {lineage.retained} of its teacher, healed with the preset `{lineage.preset}`.
+
+## Numbers
+{evaluation_table(report)}
+MOS is predicted by {report.systems["student"].mos_predictor}.
+
+## Verdict: {release.verdict.decision}
+{reasons}
+## Data
+{train.utterances} utterances, {train.hours:.2f} hours: {100 * data.share:.1f} % of the teacher's
+{data.teacher_hours:.1f} training hours, chosen by `{data.strategy}`.
+
+## Lineage
+| what | value |
+|---|---|
+| code | {lineage.git_sha} |
+| data | {lineage.data_sha256} |
+| teacher | {lineage.teacher_sha256} |
+| student | {lineage.student_sha256} |
+| dvc.lock | {lineage.dvc_lock_sha256} |
+| seed | {lineage.seed} |
+
+## Use
+`slimtts say "the green tiger" --model FOLDER --out hello.wav`, or
+`transformers.AutoModelForCausalLM.from_pretrained(FOLDER)`: it is a standard checkpoint. The student is bound by the
+licence of its teacher.
+"""

@@ -1,0 +1,69 @@
+"""Stage register_model: assembles what the registry needs: the model, its card, its lineage, and the gate's verdict."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+
+from slimtts.params import Params
+from slimtts.promotion import judge
+from slimtts.results import EvaluationReport, Lineage, PrunePlan, Release, SubsetReport
+from slimtts.stages.model_card import model_card
+from slimtts.storage import atomic_path
+from slimtts.teachers.loading import hash_weights
+from slimtts.workspace import Workspace
+
+
+def headline_metrics(report: EvaluationReport) -> dict[str, float]:
+    """The numbers a registry page should show."""
+    student, teacher = report.systems["student"], report.systems["teacher"]
+    gap = report.gap("student", "teacher")
+    return {
+        "student_wer": student.wer_corpus.value,
+        "teacher_wer": teacher.wer_corpus.value,
+        "wer_gap_points": gap.wer_points.value,
+        "wer_gap_points_upper": gap.wer_points.high,
+        "similarity_gap": gap.similarity.value,
+        "mos_gap": gap.mos.value,
+        "no_end_rate": student.no_end_rate,
+        "lm_speedup": teacher.speed.lm_rtf / student.speed.lm_rtf,
+        "parameter_share": student.parameters / teacher.parameters,
+        "utterances": float(report.utterances),
+    }
+
+
+def register_model(params: Params, workspace: Workspace) -> Release:
+    """Writes release.json, card.md and model/ below `workspace.release`.
+
+    The orchestrator passes the code's revision as SLIMTTS_GIT_SHA, and the run's dvc.lock lies in the workspace.
+    """
+    report = EvaluationReport.read(workspace.evaluation / "evaluation.json")
+    plan = PrunePlan.read(workspace.pruned / "plan.json")
+    data = SubsetReport.read(workspace.data / "report.json")
+    lock = workspace.root / "dvc.lock"
+    lineage = Lineage(
+        git_sha=os.environ.get("SLIMTTS_GIT_SHA", "unknown"),
+        data_sha256=data.data_sha256,
+        teacher_sha256=plan.teacher_sha256,
+        student_sha256=hash_weights(workspace.student / "student"),
+        dvc_lock_sha256=hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else "none",
+        retained=plan.retained,
+        seed=params.distill_student.seed,
+        preset=params.distill_student.preset,
+    )
+    release = Release(
+        model_name=params.register_model.model_name,
+        lineage=lineage,
+        verdict=judge(report, params.register_model),
+        metrics=headline_metrics(report),
+    )
+    with atomic_path(workspace.release) as out:
+        out.mkdir()
+        shutil.copytree(workspace.student / "student", out / "model")
+        card = model_card(release, report, data)
+        (out / "card.md").write_text(card)
+        (out / "model" / "README.md").write_text(card)
+        release.write(out / "release.json")
+    print(f"verdict {release.verdict.decision}: {'; '.join(release.verdict.reasons) or 'all limits kept'}")
+    return release

@@ -1,0 +1,28 @@
+"""Utterances of a split together with the prompts whose voices they borrow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from slimtts.data.manifest import Utterance, read_utterances
+from slimtts.data.prompts import read_prompts
+from slimtts.teachers.base import Prompt
+from slimtts.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class SpeakingTask:
+    """What is to be said, after which prompt; `reference` holds the corpus' own codes."""
+
+    utterance: Utterance
+    prompt: Prompt
+
+
+def speaking_tasks(workspace: Workspace, split: str, count: int) -> list[SpeakingTask]:
+    """The first `count` utterances of a split (their order is random by seed), each with its prompt."""
+    prompts = read_prompts(workspace.data / "prompts.json", read_utterances(workspace.data / "train.jsonl"))
+    tasks = []
+    for utterance in read_utterances(workspace.data / f"{split}.jsonl")[:count]:
+        spoken = prompts[utterance.id]
+        tasks.append(SpeakingTask(utterance, Prompt(spoken.text, spoken.codes)))
+    return tasks

@@ -1,0 +1,41 @@
+"""Writing that never leaves half a file: everything goes to a temporary name and is renamed."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_path(final: Path) -> Iterator[Path]:
+    """A temporary path beside `final`; what the block leaves there becomes `final`, unless the block raises.
+
+    Works for a file and for a folder (the block makes the folder). A former `final` is kept until the new
+    content is complete.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    holder = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+    temporary = holder / final.name
+    try:
+        yield temporary
+        former = holder / "former"
+        if temporary.is_dir() and final.exists():
+            final.rename(former)
+        try:
+            temporary.replace(final)
+        except OSError:
+            if former.exists():
+                former.rename(final)
+            raise
+    finally:
+        _remove(holder)

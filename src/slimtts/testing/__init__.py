@@ -1,0 +1,1 @@
+"""Tiny real models for tests: same classes as production, milliseconds to run."""

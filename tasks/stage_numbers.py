@@ -1,0 +1,119 @@
+"""Which numbers, tags and files of each stage people compare, under the names that MLflow shows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from slimtts.results import DistillReport, EvaluationReport, LayerScores, PrunePlan, Release, SubsetReport
+from slimtts.workspace import Workspace
+
+AUDIO_FILES = 8  # a taste for the run's page; all of them stay in the workspace
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """What one stage tells: metrics, tags, and files with the folder that they are shown in."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    files: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def stage_record(stage: str, workspace: Workspace) -> StageRecord:
+    """The record of a finished stage.
+
+    Raises:
+        InvalidInputError: its result is missing or damaged.
+    """
+    return _READERS[stage](workspace)
+
+
+def numbers(prefix: str, value: Any) -> dict[str, float]:
+    """Flat metrics of nested results: `{"wer": {"value": v, "low": l, "high": h}}` -> wer, wer.low, wer.high.
+
+    What is not a finite number is left out.
+    """
+    if isinstance(value, Mapping):
+        interval = value.keys() == {"value", "low", "high"}
+        parts = [
+            numbers(prefix if interval and key == "value" else f"{prefix}.{key}".lstrip("."), inner)
+            for key, inner in value.items()
+        ]
+        return {key: number for part in parts for key, number in part.items()}
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return {}
+    return {prefix: float(value)}
+
+
+def evaluation_numbers(report: EvaluationReport) -> dict[str, float]:
+    """`student.wer_corpus`, `gap.student_teacher.wer_points`, `speedup.student.lm`, ..."""
+    found = numbers("", report.model_dump()["systems"])
+    for gap in report.gaps:
+        found |= numbers(f"gap.{gap.system}_{gap.baseline}", gap.model_dump())
+    teacher = report.systems.get("teacher")
+    for name, system in report.systems.items():
+        if teacher and name != "teacher":
+            found[f"speedup.{name}.lm"] = teacher.speed.lm_rtf / system.speed.lm_rtf
+            found[f"speedup.{name}.end_to_end"] = teacher.speed.end_to_end_rtf / system.speed.end_to_end_rtf
+    return found | {"reference_wer": report.reference_wer}
+
+
+def _subset_data(workspace: Workspace) -> StageRecord:
+    report = SubsetReport.read(workspace.data / "report.json")
+    return StageRecord(numbers("subset", report.model_dump()), {"data_sha256": report.data_sha256})
+
+
+def _score_layers(workspace: Workspace) -> StageRecord:
+    scores = LayerScores.read(workspace.scores / "scores.json")
+    metrics = {f"importance.layer_{layer.layer:02d}": layer.importance for layer in scores.layers}
+    tags = {"teacher_sha256": scores.teacher_sha256, "drop_order": str(scores.drop_order)}
+    return StageRecord(metrics, tags, _files("scores", sorted(workspace.scores.glob("scores.*"))))
+
+
+def _prune_layers(workspace: Workspace) -> StageRecord:
+    plan = PrunePlan.read(workspace.pruned / "plan.json")
+    metrics = {
+        "student.layers": float(len(plan.retained)),
+        "student.parameter_share": plan.student_parameters / plan.teacher_parameters,
+    }
+    return StageRecord(metrics, {"retained_layers": str(plan.retained)}, [(workspace.pruned / "plan.json", "pruned")])
+
+
+def _distill_student(workspace: Workspace) -> StageRecord:
+    report = DistillReport.read(workspace.student / "report.json")
+    return StageRecord(
+        numbers("distill", report.model_dump()),
+        {"preset": report.preset, "device": report.device, "student_sha256": report.student.weights_sha256},
+    )
+
+
+def _evaluate_student(workspace: Workspace) -> StageRecord:
+    report = EvaluationReport.read(workspace.evaluation / "evaluation.json")
+    tags = {"asr": report.asr, "normalizer": report.normalizer, "test_set_sha256": report.test_set_sha256}
+    audio = sorted(workspace.evaluation.glob("audio/**/*.wav"))[:AUDIO_FILES]
+    tables = [workspace.evaluation / "evaluation.json", *sorted(workspace.evaluation.glob("table.md"))]
+    return StageRecord(evaluation_numbers(report), tags, _files("evaluation", tables) + _files("audio", audio))
+
+
+def _register_model(workspace: Workspace) -> StageRecord:
+    release = Release.read(workspace.release / "release.json")
+    tags = {"verdict": release.verdict.decision, "verdict.reasons": "; ".join(release.verdict.reasons) or "none"}
+    return StageRecord({}, tags, _files("release", sorted(workspace.release.glob("card.md"))))
+
+
+def _files(folder: str, paths: list[Path]) -> list[tuple[Path, str]]:
+    return [(path, folder) for path in paths]
+
+
+_READERS = {
+    "subset_data": _subset_data,
+    "score_layers": _score_layers,
+    "prune_layers": _prune_layers,
+    "distill_student": _distill_student,
+    "evaluate_student": _evaluate_student,
+    "register_model": _register_model,
+}

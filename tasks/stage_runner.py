@@ -1,0 +1,115 @@
+"""One stage of dvc.yaml in a workspace: DVC decides whether it is stale, then it runs in a process group of its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from slimtts.errors import SlimttsError
+from tasks.process_group import run_in_group
+from tasks.workspace import git_revision
+
+Logger = logging.Logger | logging.LoggerAdapter[Any]
+
+BAD_INPUT_EXIT_CODE = 2  # what `slimtts` returns for errors that only a person can mend
+STATUS_TIMEOUT_S = 600
+DVC_FAILURE = re.compile(r"^ERROR: failed to reproduce .*exited with (-?\d+)")
+
+
+class StageError(SlimttsError):
+    """A stage that did not finish; `exit_code` is the stage's own when DVC reported it."""
+
+    def __init__(self, stage: str, problem: str, exit_code: int) -> None:
+        super().__init__(f"{stage}: {problem}")
+        self.stage, self.exit_code = stage, exit_code
+
+    @property
+    def worth_retrying(self) -> bool:
+        """False when the same inputs would fail the same way."""
+        return self.exit_code != BAD_INPUT_EXIT_CODE
+
+
+def run_stage(stage: str, workspace: Path, timeout_s: float, logger: Logger) -> bool:
+    """Brings one stage up to date; False when there was nothing to do.
+
+    Raises:
+        StageError: the stage failed (with its last line) or ran longer than `timeout_s`.
+    """
+    changes = stale_stages(workspace, stage)
+    if not changes:
+        logger.info("%s: unchanged, nothing to do", stage)
+        return False
+    logger.info("%s: runs, because %s", stage, _reasons(changes.get(stage)))
+    tail = run_dvc(["repro", "--single-item", stage], workspace, timeout_s, logger, stage)
+    logger.info("%s: %s", stage, "restored from the cache" if "is cached" in "".join(tail) else "done")
+    return True
+
+
+def stale_stages(workspace: Path, *stages: str) -> dict[str, list[Any]]:
+    """What `dvc status` reports: stage -> why it is not up to date. Without names: all stages.
+
+    Raises:
+        StageError: DVC could not tell.
+    """
+    command = [sys.executable, "-m", "dvc", "status", "--json", *stages]
+    done = subprocess.run(
+        command, cwd=workspace, env=stage_environment(), capture_output=True, text=True, timeout=STATUS_TIMEOUT_S
+    )
+    if done.returncode:
+        raise StageError("dvc status", _last(done.stderr.splitlines(), "no message"), done.returncode)
+    return json.loads(done.stdout)
+
+
+def run_dvc(arguments: Sequence[str], workspace: Path, timeout_s: float, logger: Logger, title: str) -> list[str]:
+    """Runs `dvc ARGUMENTS` with its lines in the log; returns its last lines.
+
+    Raises:
+        StageError: it failed or ran longer than `timeout_s`; nothing of it is left running.
+    """
+    tail: deque[str] = deque(maxlen=50)
+
+    def follow(line: str) -> None:
+        if line.strip():
+            tail.append(line)
+            logger.info("%s | %s", title, line)
+
+    command = [sys.executable, "-m", "dvc", *arguments]
+    try:
+        exit_code = run_in_group(command, workspace, stage_environment(), timeout_s, follow)
+    except TimeoutError as error:
+        raise StageError(title, f"{error}; allowed: {timeout_s:g} s; next: give it more time", 124) from None
+    if exit_code:
+        reported = [int(found[1]) for line in tail if (found := DVC_FAILURE.match(line))]
+        told = [line for line in tail if not (DVC_FAILURE.match(line) or line.startswith(("> ", "Running stage")))]
+        raise StageError(title, _last(told, f"ended with exit code {exit_code}"), (reported or [exit_code])[-1])
+    return list(tail)
+
+
+def stage_environment() -> dict[str, str]:
+    """The environment of a stage: this Python's bin folder first, so that `slimtts` is ours, and git's revision."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    ours = {"PATH": path, "SLIMTTS_GIT_SHA": git_revision(), "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
+    return {**os.environ, **ours}
+
+
+def _last(lines: Sequence[str], otherwise: str) -> str:
+    return next((line.strip() for line in reversed(lines) if line.strip()), otherwise)
+
+
+def _reasons(found: Any) -> str:
+    """`[{"changed deps": {"data": "modified"}}]` -> `data modified`."""
+    if isinstance(found, dict):
+        return ", ".join(
+            f"{key} {state}" if isinstance(state, str) else _reasons(state) for key, state in found.items()
+        )
+    if isinstance(found, list):
+        return ", ".join(_reasons(entry) for entry in found)
+    return str(found)

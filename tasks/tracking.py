@@ -1,0 +1,120 @@
+"""What was measured, in MLflow: one run per workspace and parameters, continued after a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from slimtts.storage import atomic_path
+from slimtts.workspace import Workspace
+from tasks.stage_numbers import stage_record
+from tasks.workspace import git_revision
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "slimtts"
+REMEMBERED = ".mlflow-run.json"
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """Where one pipeline run is recorded; small enough to travel between tasks."""
+
+    tracking_uri: str
+    run_id: str
+    workspace: Path
+
+    @property
+    def client(self) -> MlflowClient:
+        """A client of the store that holds the run."""
+        return mlflow_client(self.tracking_uri)
+
+
+def tracking_uri(runs_root: Path) -> str:
+    """MLFLOW_TRACKING_URI, else an SQLite file below the runs."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs_root.resolve() / 'mlflow.db'}"
+
+
+def mlflow_client(uri: str) -> MlflowClient:
+    """A client for both tracking and registry; the first one on a new SQLite file takes seconds of migrations."""
+    from mlflow import MlflowClient
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+@contextmanager
+def tracked_run(workspace: Path, profile: str) -> Iterator[TrackedRun]:
+    """Opens, or continues, the run of this workspace; its status says how the block ended."""
+    run = open_run(workspace, profile)
+    try:
+        yield run
+    except BaseException:
+        run.client.set_terminated(run.run_id, "FAILED")
+        raise
+    run.client.set_terminated(run.run_id, "FINISHED")
+
+
+def open_run(workspace: Path, profile: str) -> TrackedRun:
+    """The run of this workspace's params and code: the remembered one, or a new one when either has changed."""
+    params = yaml.safe_load((workspace / "params.yaml").read_text())
+    uri, revision = tracking_uri(workspace.parent), git_revision()
+    identity = {"tracking_uri": uri, "git_sha": revision, "params_sha256": _digest(params)}
+    memory = workspace / REMEMBERED
+    known = json.loads(memory.read_text()) if memory.is_file() else {}
+    client = mlflow_client(uri)
+    if {**identity, "run_id": known.get("run_id")} == known:
+        client.update_run(known["run_id"], status="RUNNING")
+        return TrackedRun(uri, known["run_id"], workspace)
+    tags = {"git_sha": revision, "profile": profile, "workspace": workspace.name}
+    run_id = client.create_run(_experiment(client, workspace.parent), run_name=workspace.name, tags=tags).info.run_id
+    for section, knobs in params.items():
+        for knob, value in knobs.items():
+            client.log_param(run_id, f"{section}.{knob}", value)
+    with atomic_path(memory) as temporary:
+        temporary.write_text(json.dumps({**identity, "run_id": run_id}) + "\n")
+    return TrackedRun(uri, run_id, workspace)
+
+
+def log_stage(run: TrackedRun, stage: str) -> None:
+    """Records a finished stage once: numbers, tags and files. The tag `stage.NAME` says which outputs it describes."""
+    from mlflow.entities import Metric, RunTag
+
+    lock = yaml.safe_load((run.workspace / "dvc.lock").read_text())
+    outputs = _digest(lock["stages"][stage])
+    client = run.client
+    if client.get_run(run.run_id).data.tags.get(f"stage.{stage}") == outputs:
+        return
+    record = stage_record(stage, Workspace(run.workspace))
+    for path, folder in record.files:
+        client.log_artifact(run.run_id, str(path), folder)
+    now_ms = int(time.time() * 1000)
+    metrics = [Metric(key, value, now_ms, 0) for key, value in record.metrics.items()]
+    tags = [RunTag(key, value) for key, value in {**record.tags, f"stage.{stage}": outputs}.items()]
+    client.log_batch(run.run_id, metrics=metrics, tags=tags)  # the tag comes with the numbers: never twice
+
+
+def _experiment(client: MlflowClient, runs_root: Path) -> str:
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found:
+        return found.experiment_id
+    # A server decides itself where artifacts lie; without one they lie beside the database.
+    local = tracking_uri(runs_root).startswith("sqlite:")
+    return client.create_experiment(
+        EXPERIMENT, artifact_location=(runs_root.resolve() / "mlartifacts").as_uri() if local else None
+    )
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

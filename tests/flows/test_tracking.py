@@ -1,0 +1,102 @@
+import logging
+import time
+
+import pytest
+import yaml
+
+from slimtts.workspace import Workspace
+from tasks.live_curves import CurveLog, curve_files, following_curves
+from tasks.stage_numbers import numbers
+from tasks.tracking import open_run, tracked_run
+
+logger = logging.getLogger("test")
+
+
+@pytest.fixture
+def workspace(runs_root):
+    """A folder with params and a place for curves."""
+    root = runs_root / "toy"
+    (root / "progress" / "distill_student" / "student").mkdir(parents=True)
+    (root / "params.yaml").write_text(yaml.safe_dump({"distill_student": {"steps": 5}}))
+    return root
+
+
+def _write_curve(workspace, steps, ending="\n"):
+    lines = [f'{{"name": "student", "step": {step}, "loss": {1 / step}, "note": "text"}}' for step in steps]
+    path = workspace / "progress" / "distill_student" / "student" / "curves.jsonl"
+    path.write_text("\n".join(lines) + ending)
+
+
+def _steps(run):
+    return [metric.step for metric in run.client.get_metric_history(run.run_id, "student/loss")]
+
+
+def _sync(run):
+    return CurveLog(run).sync(curve_files(Workspace(run.workspace)))
+
+
+def test_resumed_run_goes_on_without_a_duplicate_step(workspace):
+    run = open_run(workspace, "demo")
+    _write_curve(workspace, [1, 2, 3, 4])
+    assert _sync(run) == 4
+    _write_curve(workspace, [1, 2])  # killed, resumed from the checkpoint at step 2
+    again = open_run(workspace, "demo")
+    assert again == run
+    assert _sync(again) == 0
+    _write_curve(workspace, [1, 2, 3, 4, 5, 6])
+    assert _sync(again) == 2
+    assert _steps(again) == [1, 2, 3, 4, 5, 6]
+
+
+def test_line_that_is_still_being_written_waits(workspace):
+    run = open_run(workspace, "demo")
+    _write_curve(workspace, [1, 2], ending='\n{"name": "stud')
+    _sync(run)
+    assert _steps(run) == [1, 2]
+
+
+def test_finished_file_and_live_file_are_one_curve(workspace):
+    run = open_run(workspace, "demo")
+    _write_curve(workspace, [1, 2, 3])
+    (workspace / "student").mkdir()
+    (workspace / "student" / "student.jsonl").write_text('{"name": "student", "step": 1, "loss": 1.0}\n')
+    _sync(run)
+    assert _steps(run) == [1, 2, 3]
+
+
+def test_curves_of_a_former_training_are_not_taken_for_live_ones(workspace):
+    run = open_run(workspace, "demo")
+    _write_curve(workspace, [1, 2, 3, 4, 5, 6])
+    with following_curves(run, logger, every_s=0.02):
+        time.sleep(0.3)
+        assert _steps(run) == []
+        _write_curve(workspace, [1, 2])
+        deadline = time.monotonic() + 20
+        while _steps(run) != [1, 2] and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert _steps(run) == [1, 2]
+        _write_curve(workspace, [1, 2, 3])
+    assert _steps(run) == [1, 2, 3]
+
+
+def test_changed_params_are_a_run_of_their_own_and_the_same_ones_are_not(workspace):
+    first = open_run(workspace, "demo")
+    assert open_run(workspace, "demo").run_id == first.run_id
+    (workspace / "params.yaml").write_text(yaml.safe_dump({"distill_student": {"steps": 6}}))
+    second = open_run(workspace, "demo")
+    assert second.run_id != first.run_id
+    assert second.client.get_run(second.run_id).data.params == {"distill_student.steps": "6"}
+
+
+def test_run_status_says_how_it_ended_and_changes_when_it_goes_on(workspace):
+    with pytest.raises(ValueError, match="boom"), tracked_run(workspace, "demo") as run:
+        raise ValueError("boom")
+    assert run.client.get_run(run.run_id).info.status == "FAILED"
+    with tracked_run(workspace, "demo") as again:
+        assert again.client.get_run(run.run_id).info.status == "RUNNING"
+    assert again.client.get_run(run.run_id).info.status == "FINISHED"
+
+
+def test_numbers_flatten_intervals_and_leave_out_what_is_none():
+    nested = {"a": {"wer": {"value": 1, "low": 0.5, "high": 2}, "name": "x", "ok": True, "bad": float("nan")}, "n": 3}
+    assert numbers("", nested) == {"a.wer": 1.0, "a.wer.low": 0.5, "a.wer.high": 2.0, "n": 3.0}
