@@ -8,7 +8,6 @@ Needs flite. Hours on two processor cores; each step goes on where an interrupte
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,19 +17,17 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from tasks.process_group import run_in_group
-from tasks.stage_runner import StageError
+from tasks.stage_runner import StageError, stage_environment
 from tasks.workspace import CHECKOUT
 
 STEP_TIMEOUT_S = 12 * 3600.0
-# glibc would give every activation back to the kernel: training on a CPU is several times slower without these.
-ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "20000000000"}
 
 
 @task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5, task_run_name="{step}")
 def run_step(step: str, work: Path, sizes: Sequence[str]) -> None:
     """One step of the recipe in a process of its own."""
     command = [sys.executable, "-m", "slimtts.nano.recipe", step, "--work", str(work), *sizes]
-    code = run_in_group(command, CHECKOUT, os.environ | ALLOCATOR, STEP_TIMEOUT_S, get_run_logger().info)
+    code = run_in_group(command, CHECKOUT, stage_environment(), STEP_TIMEOUT_S, get_run_logger().info)
     if code:
         raise StageError(step, f"exit code {code}; its last lines are above", code)
 

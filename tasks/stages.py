@@ -18,7 +18,7 @@ HOUR_S = 3600.0
 
 
 def worth_retrying(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """A killed or crashed stage is tried again (training resumes); bad input and a timeout are not."""
+    """A killed or crashed stage is tried again (training resumes); bad input is not."""
     failure = state.result(raise_on_failure=False)
     return isinstance(failure, StageError) and failure.worth_retrying
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +53,8 @@ def run_stage(stage: str, workspace: Workspace, params_file: Path | None, thread
     from slimtts.params import load_params
     from slimtts.process_guard import die_with_parent, sole_writer
 
+    logging.basicConfig(stream=sys.stdout, format="%(message)s")
+    logging.getLogger("slimtts").setLevel(logging.INFO)
     die_with_parent()
     params = load_params(params_file or workspace.params)
     with sole_writer(workspace.root, stage):

@@ -82,7 +82,9 @@ class DistillStudentParams(Section):
     preset: Literal["default", "spade"]
     steps: Annotated[int, Field(ge=0)]
     tokens_per_step: PositiveInt
+    optimizer: Literal["muon", "adamw"]
     learning_rate: Annotated[float, Field(gt=0, le=1)]
+    control_learning_rate: Annotated[float, Field(gt=0, le=1)]
     warmup_share: Annotated[float, Field(ge=0, lt=1)]
     checkpoint_every_steps: PositiveInt
     control: bool

@@ -28,6 +28,7 @@ from slimtts.results import TrainingReport
 
 Loss = Callable[[Any, ForcedBatch], tuple[torch.Tensor, dict[str, float]]]
 CLIP_NORM = 1.0
+Optimizers = dict[str, torch.optim.Optimizer]
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -61,6 +62,21 @@ def learning_rate(step: int, steps: int, peak: float, warmup_share: float) -> fl
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
+def make_optimizers(model: nn.Module, kind: str) -> Optimizers:
+    """AdamW for all parameters, or Muon for the matrices of the decoder layers and AdamW for the rest.
+
+    Muon's updates are scaled to the size of AdamW's (arXiv 2502.16982), so both follow one learning rate.
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    matrices = [p for name, p in named if kind == "muon" and p.ndim == 2 and ".layers." in name]
+    chosen = {id(p) for p in matrices}
+    others = [p for _, p in named if id(p) not in chosen]
+    made: Optimizers = {"adamw": torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.0, fused=True)}
+    if matrices:
+        made["muon"] = torch.optim.Muon(matrices, weight_decay=0.0, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    return made
+
+
 @dataclass(frozen=True)
 class TrainingJob:
     """What is trained, on what, and where its state lives."""
@@ -71,6 +87,7 @@ class TrainingJob:
     batches: Callable[[int], Iterator[ForcedBatch]]
     folder: Path
     fingerprint: str
+    learning_rate: float
 
 
 def _resume_curves(path: Path, step: int) -> None:
@@ -91,12 +108,11 @@ def train(
     """
     torch.manual_seed(params.seed)
     model = job.model.to(device).train()
-    decayed = {"params": list(model.parameters()), "lr": params.learning_rate}
-    optimizer = torch.optim.AdamW([decayed], betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    optimizers = make_optimizers(model, params.optimizer)
     found = load_latest(job.folder, job.fingerprint)
     first, tokens, seconds = 0, 0, 0.0
     if found:
-        loop = restore(found, {"model": model}, {"adamw": optimizer})
+        loop = restore(found, {"model": model}, optimizers)
         first, tokens, seconds = found.step, loop["tokens"], loop["seconds"]
     curves = job.folder / "curves.jsonl"
     _resume_curves(curves, first)
@@ -106,8 +122,9 @@ def train(
             after_step(step)
             if step >= params.steps:
                 break
-            rate = learning_rate(step, params.steps, params.learning_rate, params.warmup_share)
-            optimizer.param_groups[0]["lr"] = rate
+            rate = learning_rate(step, params.steps, job.learning_rate, params.warmup_share)
+            for optimizer in optimizers.values():
+                optimizer.param_groups[0]["lr"] = rate
             with mixed_precision(device):
                 loss, terms = job.loss(model, batch.to(device))
             last_loss = loss.item()
@@ -120,8 +137,9 @@ def train(
                 )
             loss.backward()
             norm = nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            for optimizer in optimizers.values():
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
             tokens += int(batch.is_target.sum())
             row = {
                 "name": job.name,
@@ -135,7 +153,7 @@ def train(
             if (step + 1) % params.checkpoint_every_steps == 0 or step + 1 == params.steps:
                 os.fsync(stream.fileno())
                 loop = {"tokens": tokens, "seconds": seconds + time.monotonic() - started, "loss": last_loss}
-                save_checkpoint(job.folder, step + 1, job.fingerprint, {"model": model}, {"adamw": optimizer}, loop)
+                save_checkpoint(job.folder, step + 1, job.fingerprint, {"model": model}, optimizers, loop)
     if found and found.step >= params.steps:
         last_loss = found.state["loop"]["loss"]
     model.eval()

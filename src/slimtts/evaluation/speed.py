@@ -10,7 +10,7 @@ import resource
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,29 +37,34 @@ def _peak_memory_mb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measure_here(
-    teacher_params: TeacherParams,
-    model_folder: Path,
-    texts: Sequence[str],
-    prompts: Sequence[Prompt],
-    decoding: DecodingParams,
-    threads: int,
-) -> SpeedResult:
+@dataclass(frozen=True)
+class SpeedJob:
+    """What is timed: a checkpoint of the teacher's family, what it says after which prompts, on how many threads."""
+
+    teacher: TeacherParams
+    model_folder: Path
+    texts: Sequence[str]
+    prompts: Sequence[Prompt]
+    decoding: DecodingParams
+    threads: int
+
+
+def measure_here(job: SpeedJob) -> SpeedResult:
     """Speaks the texts one at a time; an utterance without audio counts its time and no seconds."""
-    torch.set_num_threads(threads)
-    teacher = load_teacher(teacher_params, with_model=False)
-    teacher = replace(teacher, model=load_language_model(model_folder))
+    torch.set_num_threads(job.threads)
+    teacher = load_teacher(job.teacher, with_model=False)
+    teacher = replace(teacher, model=load_language_model(job.model_folder))
     device = next(teacher.model.parameters()).device
     lm_s, codec_s, audio_s, tokens = [], [], 0.0, 0
-    order = [*range(min(WARM_UP_UTTERANCES, len(texts))), *range(len(texts))]
+    order = [*range(min(WARM_UP_UTTERANCES, len(job.texts))), *range(len(job.texts))]
     for turn, index in enumerate(order):
-        ids = teacher.prompt_ids(texts[index], prompts[index])
+        ids = teacher.prompt_ids(job.texts[index], job.prompts[index])
         started = _now_s(device)
-        spoken = generate_batch(teacher.model, teacher.layout, [ids], decoding, row_seeds=[index])[0]
+        spoken = generate_batch(teacher.model, teacher.layout, [ids], job.decoding, row_seeds=[index])[0]
         generated = _now_s(device)
         audio = teacher.audio(spoken.codes)
         finished = _now_s(device)
-        if turn < len(order) - len(texts):
+        if turn < len(order) - len(job.texts):
             continue
         lm_s.append(generated - started)
         codec_s.append(finished - generated)
@@ -77,14 +82,7 @@ def measure_here(
     )
 
 
-def measure_speed(
-    teacher_params: TeacherParams,
-    model_folder: Path,
-    texts: Sequence[str],
-    prompts: Sequence[Prompt],
-    decoding: DecodingParams,
-    threads: int,
-) -> SpeedResult:
+def measure_speed(job: SpeedJob) -> SpeedResult:
     """`measure_here` in a fresh process."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measure_here, teacher_params, model_folder, texts, prompts, decoding, threads).result()
+        return pool.submit(measure_here, job).result()

@@ -5,16 +5,13 @@ from __future__ import annotations
 import gzip
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import soundfile
 
+from slimtts.nano.layout import NanoFolders
 from slimtts.nano.speech_synthesis import SAMPLE_RATE_HZ, read_corpus
 from slimtts.storage import atomic_path
 from slimtts.teachers.loading import bundle_folder
-
-if TYPE_CHECKING:
-    from slimtts.nano.recipe import NanoFolders
 
 ORIGINALS = 12
 LIMIT_MB = 40
@@ -48,6 +45,9 @@ def assemble_bundle(folders: NanoFolders) -> Path:
     if folders.corpus.exists():
         with atomic_path(out / "originals") as tmp:
             _write_originals(folders.corpus, tmp)
+    for file in out.rglob("*"):
+        if file.is_file():
+            file.chmod(0o644)  # safetensors writes private files; a package is for everybody on the machine
     size_mb = sum(f.stat().st_size for f in out.rglob("*") if f.is_file()) / 2**20
     print(f"{out}: {size_mb:.1f} MB of {LIMIT_MB}")
     return out

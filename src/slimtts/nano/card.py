@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +17,8 @@ from slimtts.evaluation.statistics import bootstrap_corpus_wer, bootstrap_mean
 from slimtts.evaluation.word_errors import corpus_wer, count_word_errors
 from slimtts.nano.grammar import TEMPLATES, vocabulary
 from slimtts.nano.independent_recognizer import IndependentRecognizer
+from slimtts.nano.layout import SEED as RECIPE_SEED
+from slimtts.nano.layout import NanoFolders, RecipeSizes
 from slimtts.nano.speech_synthesis import SAMPLE_RATE_HZ, VOICES, read_corpus
 from slimtts.params import DecodingParams, TeacherParams
 from slimtts.results import Interval
@@ -25,9 +26,6 @@ from slimtts.speech import bundled_voices
 from slimtts.storage import atomic_path
 from slimtts.teachers.base import Prompt, Teacher
 from slimtts.teachers.loading import bundle_folder, load_teacher
-
-if TYPE_CHECKING:
-    from slimtts.nano.recipe import NanoFolders
 
 HELD_OUT = 500
 INDEPENDENT = 200
@@ -192,9 +190,6 @@ free use with attribution); no recording of theirs is included.
 
 def write_card(folders: NanoFolders, note: str = "") -> None:
     """Writes card.json (hours first, so that the teacher can be opened) and README.md into the bundle."""
-    from slimtts.nano.recipe import SEED as RECIPE_SEED
-    from slimtts.nano.recipe import RecipeSizes
-
     bundle = bundle_folder()
     card: dict[str, object] = {
         "training_hours": training_hours(),

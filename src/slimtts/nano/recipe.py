@@ -9,58 +9,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-SEED = 1
-CORPUS_SEED = 20251120
-
-
-@dataclass(frozen=True)
-class RecipeSizes:
-    """What decides quality and time; the shipped teacher was made with the defaults."""
-
-    utterances: int = 40_000
-    codec_steps: int = 1_800
-    asr_steps: int = 1_000
-    lm_steps: int = 1_600
-
-
-@dataclass(frozen=True)
-class NanoFolders:
-    """Where the steps leave their results."""
-
-    work: Path
-
-    @property
-    def corpus(self) -> Path:
-        """Spoken utterances."""
-        return self.work / "corpus"
-
-    @property
-    def codec(self) -> Path:
-        """The trained codec."""
-        return self.work / "codec" / "codec"
-
-    @property
-    def tokens(self) -> Path:
-        """The corpus as codes, with alignment."""
-        return self.work / "tokens"
-
-    @property
-    def tokenizer(self) -> Path:
-        """The language model's tokenizer."""
-        return self.work / "tokenizer"
-
-    @property
-    def asr(self) -> Path:
-        """The recogniser in CTranslate2 format."""
-        return self.work / "asr" / "asr"
-
-    @property
-    def teacher(self) -> Path:
-        """The language model."""
-        return self.work / "lm" / "model"
+from slimtts.nano.layout import CORPUS_SEED, SEED, NanoFolders, RecipeSizes
 
 
 def speak(folders: NanoFolders, sizes: RecipeSizes) -> None:

@@ -58,18 +58,21 @@ def distill_student(params: Params, workspace: Workspace) -> DistillReport:
         "control": HealingLoss(PRESETS["cross_entropy"], teacher.layout),
     }
     sources = {"student": workspace.pruned / "model", "control": teacher.folder}
-    if PRESETS[knobs.preset].needs_attention:
+    rates = {"student": knobs.learning_rate, "control": knobs.control_learning_rate}
+    needs_attention = PRESETS[knobs.preset].needs_attention
+    if needs_attention:
         teacher.model.set_attn_implementation("eager")
     reports = {}
     with atomic_path(workspace.student) as out:
         out.mkdir()
         for name in ("student", "control") if knobs.control else ("student",):
             model = load_language_model(sources[name])
-            if name == "student" and PRESETS[knobs.preset].needs_attention:
+            # On a CPU the backward pass of the fused attention is slower than the plain one at these lengths.
+            if device.type == "cpu" or (name == "student" and needs_attention):
                 model.set_attn_implementation("eager")
             folder = own_progress(workspace.checkpoints / name, mark)
             with tqdm(total=knobs.steps, desc=f"training {name}", unit="step") as bar:
-                job = TrainingJob(name, model, losses[name], sampler.from_step, folder, mark)
+                job = TrainingJob(name, model, losses[name], sampler.from_step, folder, mark, rates[name])
                 reports[name] = train(job, knobs, device, lambda step, bar=bar: bar.update(step - bar.n))  # type: ignore[misc]
             save_model(model, teacher, out / name)
             shutil.copy(folder / "curves.jsonl", out / f"{name}.jsonl")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from slimtts.decoding.generation import Generated, generate
 from slimtts.evaluation.naturalness import MosPredictor
 from slimtts.evaluation.recognition import Recognizer
 from slimtts.evaluation.similarity import SpeakerSimilarity
-from slimtts.evaluation.speed import measure_speed
+from slimtts.evaluation.speed import SpeedJob, measure_speed
 from slimtts.evaluation.systems import SpokenItem, SystemOutput, as_arrays, compare, summarize
 from slimtts.evaluation.table import evaluation_table
 from slimtts.evaluation.word_errors import corpus_wer, count_word_errors
@@ -30,6 +31,8 @@ from slimtts.storage import atomic_path
 from slimtts.teachers.base import Teacher
 from slimtts.teachers.loading import load_language_model, load_teacher
 from slimtts.workspace import Workspace
+
+logger = logging.getLogger(__name__)
 
 WAVS_A_SYSTEM = 12
 
@@ -146,14 +149,8 @@ def evaluate_student(params: Params, workspace: Workspace) -> EvaluationReport:
             items = listen(tasks, spoken, waves, judges, params, rate_hz)
             write_wavs(out / "audio" / name, tasks, waves, rate_hz)
             timed = tasks[: knobs.speed_utterances]
-            speed = measure_speed(
-                params.teacher,
-                folder,
-                [t.utterance.text for t in timed],
-                [t.prompt for t in timed],
-                params.decoding,
-                threads,
-            )
+            texts, prompts = [t.utterance.text for t in timed], [t.prompt for t in timed]
+            speed = measure_speed(SpeedJob(params.teacher, folder, texts, prompts, params.decoding, threads))
             outputs[name] = SystemOutput(name, model.config.num_hidden_layers, model.num_parameters(), items, speed)
         report = EvaluationReport(
             asr=judges.recognizer.name,
@@ -171,7 +168,7 @@ def evaluate_student(params: Params, workspace: Workspace) -> EvaluationReport:
         (out / "table.md").write_text(evaluation_table(report))
         rows = [{"system": name} | asdict(item) for name, o in outputs.items() for item in o.items]
         (out / "utterances.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    print(decision_line(report.systems, reference_wer))
+    logger.info(decision_line(report.systems, reference_wer))
     return report
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from slimtts.params import Params
 from slimtts.pruning.plan import plan_retained
 from slimtts.pruning.surgery import remove_layers
@@ -9,6 +11,8 @@ from slimtts.results import LayerScores, PrunePlan
 from slimtts.storage import atomic_path
 from slimtts.teachers.loading import load_language_model, load_teacher
 from slimtts.workspace import Workspace
+
+logger = logging.getLogger(__name__)
 
 
 def prune_layers(params: Params, workspace: Workspace) -> PrunePlan:
@@ -32,5 +36,5 @@ def prune_layers(params: Params, workspace: Workspace) -> PrunePlan:
         load_language_model(out / "model")
         plan.write(out / "plan.json")
     share = plan.student_parameters / plan.teacher_parameters
-    print(f"kept {len(retained)}/{plan.num_layers} layers, dropped {plan.dropped}; {share:.2f} of the parameters")
+    logger.info(f"kept {len(retained)}/{plan.num_layers} layers, dropped {plan.dropped}; {share:.2f} of the parameters")
     return plan

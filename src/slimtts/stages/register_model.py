@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 
@@ -13,6 +14,8 @@ from slimtts.stages.model_card import model_card
 from slimtts.storage import atomic_path
 from slimtts.teachers.loading import hash_weights
 from slimtts.workspace import Workspace
+
+logger = logging.getLogger(__name__)
 
 
 def headline_metrics(report: EvaluationReport) -> dict[str, float]:
@@ -65,5 +68,5 @@ def register_model(params: Params, workspace: Workspace) -> Release:
         (out / "card.md").write_text(card)
         (out / "model" / "README.md").write_text(card)
         release.write(out / "release.json")
-    print(f"verdict {release.verdict.decision}: {'; '.join(release.verdict.reasons) or 'all limits kept'}")
+    logger.info(f"verdict {release.verdict.decision}: {'; '.join(release.verdict.reasons) or 'all limits kept'}")
     return release

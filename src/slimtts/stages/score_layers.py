@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -28,6 +29,8 @@ from slimtts.storage import atomic_path
 from slimtts.teachers.base import Teacher
 from slimtts.teachers.loading import bundle_folder, load_teacher
 from slimtts.workspace import Workspace
+
+logger = logging.getLogger(__name__)
 
 TOKENS_PER_BATCH = 4096
 UTTERANCES_A_GROUP = 8
@@ -154,5 +157,5 @@ def score_layers(params: Params, workspace: Workspace) -> LayerScores:
         out.mkdir()
         scores.write(out / "scores.json")
         plot_scores(scores, out / "scores.png")
-    print(f"{knobs.method}: layers from least to most important: {drop_order}")
+    logger.info(f"{knobs.method}: layers from least to most important: {drop_order}")
     return scores

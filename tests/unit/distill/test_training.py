@@ -21,8 +21,8 @@ from slimtts.teachers.base import Prompt
 from slimtts.testing.tiny import tiny_utterances
 
 KNOBS = DistillStudentParams(
-    preset="default", steps=9, tokens_per_step=96, learning_rate=3e-3, warmup_share=0.2, checkpoint_every_steps=4,
-    control=False, device="cpu", seed=3,
+    preset="default", steps=9, tokens_per_step=96, optimizer="muon", learning_rate=3e-3, control_learning_rate=1e-3,
+    warmup_share=0.2, checkpoint_every_steps=4, control=False, device="cpu", seed=3,
 )  # fmt: skip
 RETAINED = (0, 3)
 
@@ -33,7 +33,7 @@ def job(teacher, folder, preset="default"):
         student.set_attn_implementation("eager")
     loss = HealingLoss(PRESETS[preset], teacher.layout, teacher.model, RETAINED)
     sampler = PairSampler(teacher, tiny_utterances(20), KNOBS.tokens_per_step, KNOBS.seed)
-    return TrainingJob("student", student, loss, sampler.from_step, folder, "mark")
+    return TrainingJob("student", student, loss, sampler.from_step, folder, "mark", KNOBS.learning_rate)
 
 
 class Stop(RuntimeError):
