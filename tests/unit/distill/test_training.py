@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from slimtts.decoding.teacher_forcing import NO_TARGET, collate, forced_sequence
+from slimtts.distill import losses
 from slimtts.distill.batches import PairSampler
 from slimtts.distill.healing import PRESETS, HealingLoss, signals
 from slimtts.distill.training import TrainingJob, hash_parameters, learning_rate, train
@@ -207,3 +208,17 @@ def test_learning_rate_warms_up_and_ends_near_zero():
     assert max(rates) == pytest.approx(1.0)
     assert rates[-1] < 0.001
     assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_the_sliced_head_gives_the_full_loss_when_text_is_impossible(teacher):
+    batch = next(PairSampler(teacher, tiny_utterances(8), 96, 0).from_step(0))
+    layout, mask = teacher.layout, batch.is_target
+    sliced = signals(teacher.model, layout, batch, with_attention=False).logits
+    full = teacher.model(batch.ids).logits[mask]
+    spoken = [*range(layout.first_code_id, layout.first_code_id + layout.num_codes), layout.end_id]
+    masked = torch.full_like(full, -torch.inf)
+    masked[:, spoken] = full[:, spoken]
+    targets = torch.tensor(spoken)[batch.targets[mask]]
+    torch.testing.assert_close(
+        losses.cross_entropy(sliced, batch.targets[mask]), torch.nn.functional.cross_entropy(masked, targets)
+    )

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from slimtts.decoding.generation import skipping_layers
@@ -114,3 +115,26 @@ def test_pickled_checkpoint_is_refused(tmp_path):
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(InvalidInputError, match=r"no \*.safetensors file"):
         load_language_model(tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "tied"), MODELS)
+def test_a_tied_head_is_stored_once(kind, tied, tmp_path):
+    remove_layers(tiny_model(kind, tied=tied), [0, 1]).save_pretrained(tmp_path)
+    with safe_open(tmp_path / "model.safetensors", "pt") as stored:
+        assert ("lm_head.weight" in stored.keys()) != tied  # noqa: SIM118 - not a dict
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@pytest.mark.parametrize("length", [1, 3, 6])
+def test_greedy_generation_is_the_same_with_every_cache(kind, length):
+    student = remove_layers(tiny_model(kind, tied=False), [0, 3])
+    options = {"do_sample": False, "max_new_tokens": 8, "min_new_tokens": 8, "pad_token_id": 0, "eos_token_id": 63}
+    ids = IDS[:, :length]
+    expected = student.generate(ids, attention_mask=torch.ones_like(ids), use_cache=False, **options)
+    for cache in ("dynamic", "static"):
+        made = student.generate(ids, attention_mask=torch.ones_like(ids), cache_implementation=cache, **options)
+        assert torch.equal(made, expected)
+    padded = torch.nn.functional.pad(ids, (4, 0))
+    mask = torch.nn.functional.pad(torch.ones_like(ids), (4, 0))
+    made = student.generate(padded, attention_mask=mask, **options)
+    assert torch.equal(made[:, 4:], expected)
