@@ -17,6 +17,7 @@ from prefect.logging import get_run_logger
 
 from slimtts.errors import InvalidInputError, SlimttsError
 from slimtts.params import load_params
+from slimtts.results import Release
 from tasks.bucket import ensure_bucket, s3_client
 from tasks.registry import register_release
 from tasks.stage_runner import StageError, run_dvc, stale_stages
@@ -92,10 +93,16 @@ def compress_model(
 
 
 def show_results(workspace: Path) -> None:
-    """Prints the table of the evaluation and where the speech lies."""
-    print((workspace / "evaluation" / "table.md").read_text())
-    for path in sorted((workspace / "evaluation" / "audio").rglob("*.wav")):
-        print(path)
+    """Prints the table of the evaluation, the verdict, and one sentence spoken by every system."""
+    evaluation = workspace / "evaluation"
+    print((evaluation / "table.md").read_text())
+    verdict = Release.read(workspace / "release" / "release.json").verdict
+    print(f"verdict: {verdict.decision}. {' '.join(verdict.reasons)}\n")
+    wavs = sorted(evaluation.glob("audio/*/*.wav"))
+    for path in wavs:
+        if path.name == wavs[0].name:
+            print(path)
+    print(f"and {len(wavs)} files in all below {evaluation / 'audio'}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

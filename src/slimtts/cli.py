@@ -6,6 +6,7 @@ import argparse
 import errno
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,6 +88,7 @@ def say(text: str, voice: str | None, model: Path | None, out: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; every expected error is one line on stderr and exit code 2."""
     options = build_parser().parse_args(arguments)
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # ours tell more than "Loading weights"
     try:
         if options.command == "say":
             say(options.text, options.voice, options.model, options.out)

@@ -78,6 +78,8 @@ def signals(model: Any, layout: SpeechTokenLayout, batch: ForcedBatch, with_atte
     with _recording(model) as layers:
         embedding = model.get_input_embeddings()(batch.ids)
         out = model.model(inputs_embeds=embedding, use_cache=False, output_attentions=with_attention)
+    if with_attention and not out.attentions:
+        raise ValueError("attention probabilities need model.set_attn_implementation('eager')")
     logits = F.linear(out.last_hidden_state[batch.is_target], spoken_head(model, layout))
     return Signals(embedding, layers, list(out.attentions or []), logits)
 
