@@ -22,11 +22,8 @@ def plot_scores(scores: LayerScores, out: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(8, 3.5), layout="constrained")
     values = [s.importance for s in scores.layers]
-    spans = [
-        (0.0, 0.0) if s.wer_capped is None else (s.importance - s.wer_capped.low, s.wer_capped.high - s.importance)
-        for s in scores.layers
-    ]
-    axes.bar(range(len(values)), values, yerr=list(zip(*spans, strict=True)), color="#4477aa", capsize=3)
+    spans = [(s.importance - s.wer_capped.low, s.wer_capped.high - s.importance) for s in scores.layers if s.wer_capped]
+    axes.bar(range(len(values)), values, yerr=list(zip(*spans, strict=True)) or None, color="#4477aa", capsize=3)
     if scores.reference_wer is not None:
         axes.axhline(scores.reference_wer.value, color="#cc6677", label="full model")
         axes.legend()
