@@ -51,7 +51,7 @@ ui: $(INSTALLED) ## MLflow and Prefect on this machine's loopback, until Ctrl-C
 	    --backend-store-uri sqlite:///$(CURDIR)/runs/mlflow.db --artifacts-destination $(CURDIR)/runs/mlartifacts & mlflow=$$!; \
 	  PREFECT_SERVER_API_PORT=$(PREFECT_PORT) prefect server start & prefect=$$!; \
 	  trap 'kill $$mlflow $$prefect 2>/dev/null || true; wait' EXIT; trap 'exit 0' INT TERM; \
-	  echo "MLflow:  http://127.0.0.1:$(MLFLOW_PORT)"; echo "Prefect: http://127.0.0.1:$(PREFECT_PORT)"; \
+	  echo "MLflow:  http://127.0.0.1:$(MLFLOW_PORT)/#/experiments/1/runs"; echo "Prefect: http://127.0.0.1:$(PREFECT_PORT)"; \
 	  wait
 
 lock: $(INSTALLED) ## exact versions of everything from pyproject.toml; keeps what still fits

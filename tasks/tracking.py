@@ -112,7 +112,9 @@ def _experiment(client: MlflowClient, runs_root: Path) -> str:
     # A server decides itself where artifacts lie; without one they lie beside the database.
     local = tracking_uri(runs_root).startswith("sqlite:")
     return client.create_experiment(
-        EXPERIMENT, artifact_location=(runs_root.resolve() / "mlartifacts").as_uri() if local else None
+        EXPERIMENT,
+        artifact_location=(runs_root.resolve() / "mlartifacts").as_uri() if local else None,
+        tags={"mlflow.experimentKind": "custom_model_development"},  # opens MLflow's view of runs, not of chat traces
     )
 
 

@@ -23,6 +23,7 @@ SMALL = [
 
 def test_the_pipeline(tmp_path):
     import mlflow
+    import pandas
     from prefect.testing.utilities import prefect_test_harness
 
     from flows.compress_model import compress_model
@@ -51,7 +52,7 @@ def test_the_pipeline(tmp_path):
 
         mlflow.set_tracking_uri(tracking_uri(runs))
         model = mlflow.pyfunc.load_model("models:/slimtts-nano@candidate")
-        answer = model.predict({"text": ["the green tiger"]})
+        answer = model.predict(pandas.DataFrame({"text": ["the green tiger"]}))
         samples, rate_hz = soundfile.read(io.BytesIO(base64.b64decode(answer["audio_base64"][0])))
         assert rate_hz == 16_000
         assert len(samples) > 0.2 * rate_hz
