@@ -12,6 +12,8 @@ export PATH := $(BIN):$(PATH)
 export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS ?= 120
 export DO_NOT_TRACK ?= 1
+# Trust what this machine trusts: many networks have a certificate authority of their own.
+export UV_SYSTEM_CERTS ?= true
 
 # uv reads no pip settings, so the index that pip would use is handed over; a uv setting of yours wins.
 FIND_UV = uv=$$(command -v uv || true); \

@@ -85,6 +85,11 @@ def say(text: str, voice: str | None, model: Path | None, out: Path) -> None:
     print(f"{out}: {len(samples) / speaker.sample_rate_hz:.2f} s")
 
 
+def disk_is_full(error: Exception) -> bool:
+    """True for ENOSPC; safetensors writes in Rust and gives the code of the system only as text."""
+    return (isinstance(error, OSError) and error.errno == errno.ENOSPC) or f"(os error {errno.ENOSPC})" in str(error)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; every expected error is one line on stderr and exit code 2."""
     options = build_parser().parse_args(arguments)
@@ -97,11 +102,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SlimttsError as error:
         print(f"slimtts: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except Exception as error:
+        if not disk_is_full(error):
             raise
         problem = InvalidInputError(
-            str(error.filename or options.command),
+            str(getattr(error, "filename", None) or options.command),
             "no space left on the disk",
             "room for one checkpoint",
             "free space and run the same command again; what was finished is kept",

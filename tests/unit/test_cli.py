@@ -103,6 +103,14 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capsys):
     assert "observed no space left on the disk" in capsys.readouterr().err
 
 
+def test_a_full_disk_is_known_by_the_text_of_safetensors_too():
+    from slimtts.cli import disk_is_full
+
+    assert disk_is_full(RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"))
+    assert not disk_is_full(RuntimeError("os error"))
+    assert not disk_is_full(FileNotFoundError(2, "No such file"))
+
+
 def test_an_interruption_says_how_to_go_on(monkeypatch, capsys):
     import slimtts.cli
 
