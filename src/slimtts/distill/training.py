@@ -99,7 +99,7 @@ def _resume_curves(path: Path, step: int) -> None:
 
 
 def train(
-    job: TrainingJob, params: DistillStudentParams, device: torch.device, after_step: Callable[[int], None]
+    job: TrainingJob, params: DistillStudentParams, device: torch.device, after_step: Callable[[int], object]
 ) -> TrainingReport:
     """Runs the job to `params.steps`, resuming from `job.folder`; the model is trained in place.
 

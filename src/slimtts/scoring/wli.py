@@ -66,7 +66,7 @@ def leave_one_out(
     transcribe: Transcribe,
     progress: Path,
     group_size: int,
-    after_group: Callable[[int], None] = lambda _: None,
+    after_group: Callable[[int], object] = lambda _: None,
 ) -> list[Trial]:
     """Trials of all utterances; groups already in `progress` are read instead of spoken again."""
     trials: list[Trial] = []
