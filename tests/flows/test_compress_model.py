@@ -7,6 +7,7 @@ from slimtts.errors import InvalidInputError
 from slimtts.workspace import STAGES
 from tasks.stage_runner import StageError, stale_stages
 from tasks.tracking import mlflow_client, tracking_uri
+from tasks.workspace import compose_params
 
 MODEL = "slimtts-nano"
 
@@ -36,7 +37,7 @@ def test_pipeline_runs_once_then_only_what_a_change_touches(compress, started, r
     assert run.data.metrics["gap.student_teacher.wer_points.high"] == pytest.approx(0.51)
     assert run.data.metrics["speedup.student.lm"] == pytest.approx(2.0)
     assert run.data.tags["retained_layers"] == "[0, 1, 2, 3, 4, 5]"
-    assert run.data.params["distill_student.steps"] == "150"
+    assert run.data.params["distill_student.steps"] == str(compose_params("demo", ()).distill_student.steps)
     assert [metric.step for metric in client.get_metric_history(run_id, "student/loss")] == [1, 2, 3]
 
     with caplog.at_level(logging.INFO):
