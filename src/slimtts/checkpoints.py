@@ -52,7 +52,7 @@ def save_checkpoint(
     loop_state: Mapping[str, Any],
     keep: int = 2,
 ) -> Path:
-    """Writes `step-XXXXXXXX/` and removes all but the `keep` newest. `loop_state` must be JSON."""
+    """Writes `step-00000400/` and the like, and removes all but the `keep` newest. `loop_state` must be JSON."""
     tensors = {f"model/{m}/{k}": v.detach().cpu() for m, model in models.items() for k, v in model.state_dict().items()}
     groups = {}
     for name, optimizer in optimizers.items():

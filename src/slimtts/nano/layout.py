@@ -11,7 +11,7 @@ CORPUS_SEED = 20251120
 
 @dataclass(frozen=True)
 class RecipeSizes:
-    """What decides quality and time; the shipped teacher was made with the defaults."""
+    """What decides quality and time. The defaults are the shipped teacher's; its card tells what changed midway."""
 
     utterances: int = 40_000
     codec_steps: int = 1_800
