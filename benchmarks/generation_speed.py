@@ -17,7 +17,7 @@ from slimtts.data.token_corpus import load_token_corpus
 from slimtts.decoding.generation import generate
 from slimtts.nano.card import held_out_rows
 from slimtts.params import DecodingParams, TeacherParams
-from slimtts.scoring.greedy_search import without_layers
+from slimtts.scoring.set_search import with_layers
 from slimtts.speech import bundled_voices
 from slimtts.stages.evaluate_student import describe_machine
 from slimtts.teachers.loading import bundle_folder, load_teacher
@@ -29,7 +29,7 @@ def one_at_a_time(teacher, prompts):
     layout, codes = teacher.layout, []
     forbidden = [i for i in range(layout.first_code_id) if i != layout.end_id]
     for layer in range(teacher.num_layers):
-        with without_layers(teacher.model, [layer]):
+        with with_layers(teacher.model, [i for i in range(teacher.num_layers) if i != layer]):
             for index, one in enumerate(teacher.model.model.layers):
                 one.self_attn.layer_idx = index
             for prompt in prompts:

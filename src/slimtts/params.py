@@ -17,6 +17,7 @@ from slimtts.errors import InvalidInputError
 PositiveInt = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0, le=1000)]
 
 
 class Section(BaseModel):
@@ -55,37 +56,67 @@ class SubsetDataParams(Section):
 
     source: str
     strategy: Literal["random", "balanced", "coverage"]
-    max_share: Annotated[float, Field(gt=0, lt=0.05)]
+    max_share: Share
     selection_utterances: PositiveInt
     test_utterances: PositiveInt
+    speech: Literal["corpus", "teacher", "both"]
+    teacher_takes: PositiveInt
+    teacher_temperature: Annotated[float, Field(gt=0, le=2)]
+    max_take_wer: Annotated[float, Field(ge=0, le=1)]
+    extra_texts: Annotated[int, Field(ge=0)]
     seed: Seed
 
 
 class ScoreLayersParams(Section):
     """How a layer's importance is measured."""
 
-    method: Literal["wli", "block_influence", "greedy"]
+    method: Literal["wli", "block_influence", "search"]
+    beam_width: PositiveInt
     utterances: PositiveInt
     bootstrap_samples: PositiveInt
     seed: Seed
 
 
 class PruneLayersParams(Section):
-    """How deep the student is."""
+    """How small the student is."""
 
     keep_layers: PositiveInt
+    max_parameter_share: Share
+    max_latency_share: Share
+    retained: tuple[Annotated[int, Field(ge=0)], ...]
+    ffn_share: Share
+    calibration_utterances: PositiveInt
+
+
+class LossParams(Section):
+    """Changes to the preset's loss; what is left out stays as the preset has it. Terms: slimtts/distill/healing.py."""
+
+    cross_entropy: Weight | None = None
+    skew_kl: Weight | None = None
+    latent: Weight | None = None
+    attention: Weight | None = None
+    embedding: Weight | None = None
+    latent_kind: Literal["squared", "relative"] | None = None
+    matching: Literal["dynamic", "static"] | None = None
+    skew: Annotated[float, Field(ge=0, lt=1)] | None = None
+    temperature: Annotated[float, Field(gt=0, le=10)] | None = None
+    end_weight: Weight | None = None
 
 
 class DistillStudentParams(Section):
     """How the student is healed, and how long the control is trained on."""
 
     preset: Literal["default", "spade"]
+    loss: LossParams
     steps: Annotated[int, Field(ge=0)]
     tokens_per_step: PositiveInt
     optimizer: Literal["muon", "adamw"]
     learning_rate: Annotated[float, Field(gt=0, le=1)]
     control_learning_rate: Annotated[float, Field(gt=0, le=1)]
     warmup_share: Annotated[float, Field(ge=0, lt=1)]
+    on_policy_share: Annotated[float, Field(ge=0, le=1)]
+    guidance_text: Annotated[float, Field(ge=0, le=10)]
+    guidance_voice: Annotated[float, Field(ge=0, le=10)]
     checkpoint_every_steps: PositiveInt
     control: bool
     device: Literal["auto", "cpu", "cuda"]

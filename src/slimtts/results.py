@@ -61,7 +61,10 @@ class SplitSummary(Result):
 
 
 class SubsetReport(Result):
-    """What subset_data chose. `share` is train hours / the teacher's training hours."""
+    """What subset_data chose. `share` is recorded train hours / the teacher's training hours.
+
+    `splits` counts recordings; `teacher_spoken` counts the training utterances that the teacher spoke.
+    """
 
     strategy: str
     teacher_hours: float
@@ -70,6 +73,7 @@ class SubsetReport(Result):
     splits: dict[str, SplitSummary]
     dropped: dict[str, int]
     data_sha256: str
+    teacher_spoken: int = 0
 
 
 class LayerScore(Result):
@@ -83,7 +87,10 @@ class LayerScore(Result):
 
 
 class LayerScores(Result):
-    """What score_layers measured; `drop_order` lists layers from the first to remove to the last."""
+    """What score_layers measured; `drop_order` lists layers from the least important on.
+
+    `best_sets`, from methods that judge layers together: for a number of layers, the best set of that size.
+    """
 
     method: str
     num_layers: int
@@ -91,12 +98,16 @@ class LayerScores(Result):
     reference_wer: Interval | None
     layers: list[LayerScore]
     drop_order: list[int]
+    best_sets: dict[int, list[int]] = {}
     data_sha256: str
     teacher_sha256: str
 
 
 class PrunePlan(Result):
-    """Which layers stay; 0-based and sorted."""
+    """Which layers stay; 0-based and sorted.
+
+    `latency_share` is the estimate, student / teacher, of a latency limit; None when nothing was measured.
+    """
 
     num_layers: int
     retained: list[int]
@@ -104,6 +115,7 @@ class PrunePlan(Result):
     teacher_parameters: int
     student_parameters: int
     teacher_sha256: str
+    latency_share: float | None = None
 
 
 class TrainingReport(Result):

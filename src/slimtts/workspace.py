@@ -21,8 +21,16 @@ class Workspace:
 
     @property
     def data(self) -> Path:
-        """subset_data: train.jsonl, selection.jsonl, test.jsonl, prompts.json, report.json."""
+        """subset_data: train.jsonl, selection.jsonl, test.jsonl, prompts.json, report.json.
+
+        recorded.jsonl holds the prompts of selection and test where train.jsonl holds the teacher's speech only.
+        """
         return self.root / "data"
+
+    @property
+    def speaking_progress(self) -> Path:
+        """subset_data: what the teacher has spoken, kept between attempts."""
+        return self.root / "progress" / "subset_data"
 
     @property
     def scores(self) -> Path:

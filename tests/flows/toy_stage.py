@@ -23,6 +23,7 @@ def interval(value):
 
 
 def subset_data(params, ws):
+    ws.speaking_progress.mkdir(parents=True, exist_ok=True)
     split = r.SplitSummary(utterances=params["subset_data"]["test_utterances"], hours=0.1, words=50)
     r.SubsetReport(
         strategy="coverage", teacher_hours=10, share=0.04, word_coverage=1.0, splits={"test": split}, dropped={},
@@ -35,7 +36,7 @@ def score_layers(params, ws):
     ws.scoring_progress.mkdir(parents=True, exist_ok=True)
     (ws.scoring_progress / "done").write_text("1")
     r.LayerScores(
-        method="greedy", num_layers=12, utterances=4, reference_wer=None, layers=layers,
+        method="search", num_layers=12, utterances=4, reference_wer=None, layers=layers,
         drop_order=list(range(12)), data_sha256="data", teacher_sha256="teacher",
     ).write(ws.scores / "scores.json")  # fmt: skip
 

@@ -22,12 +22,14 @@ WANTED_OCCURRENCES = 5
 class Subset:
     """The chosen rows, each split in seeded random order, and how they relate to what was there.
 
+    `left_out`: rows that could have been trained on, but not within the budget.
     `word_coverage`: distinct words of `train` / distinct words of all rows that could have been trained on.
     """
 
     train: tuple[Candidate, ...]
     selection: tuple[Candidate, ...]
     test: tuple[Candidate, ...]
+    left_out: tuple[Candidate, ...]
     hours: float
     share: float
     word_coverage: float
@@ -94,6 +96,7 @@ def select_subset(
         train=train,
         selection=tuple(splits.selection),
         test=tuple(splits.test),
+        left_out=tuple(row for row in splits.train if row.id not in basket.rows),
         hours=hours,
         share=hours / teacher_hours,
         word_coverage=len(vocabulary_of(train)) / len(vocabulary_of(splits.train)),

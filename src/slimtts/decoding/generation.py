@@ -7,7 +7,7 @@ Legend: B rows, T tokens, V spoken vocabulary (codes + END), L decoder layers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,9 @@ from transformers import DynamicCache
 
 from slimtts.params import DecodingParams
 from slimtts.teachers.llasa import SpeechTokenLayout
+
+# Logits of all passes [passes B, V] -> logits of the rows [B, V].
+Mix = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -98,15 +101,19 @@ def generate_batch(
     decoding: DecodingParams,
     skip: torch.Tensor | None = None,
     row_seeds: Sequence[int] | None = None,
+    passes: int = 1,
+    mix: Mix | None = None,
 ) -> list[Generated]:
     """Continues every prompt until END or `max_new_tokens`.
 
-    `row_seeds` [B] seed each row's sampling, so that a row's result does not depend on its batch.
+    `row_seeds` [B] seed each row's sampling, so that a row's result does not depend on its batch. With several
+    `passes`, prompt k B + b is pass k of row b: `mix` makes one distribution of a row's passes, and all of them go on
+    with the code that was chosen from it.
     """
     device = next(model.parameters()).device
     head, bias = spoken_head(model, layout), spoken_bias(model, layout)
     ids, mask = _left_padded(prompts, layout.pad_id, device)
-    rows = len(prompts)
+    rows = len(prompts) // passes
     uniforms = torch.zeros(rows, decoding.max_new_tokens)
     if decoding.temperature > 0:
         for row, seed in enumerate(row_seeds or range(rows)):
@@ -122,13 +129,16 @@ def generate_batch(
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
             ).last_hidden_state[:, -1]
             logits = torch.nn.functional.linear(hidden, head, bias).float()
+            if mix is not None:
+                logits = mix(logits)
             chosen = sample(logits, decoding.temperature, decoding.top_p, uniforms[:, step].to(device))
             out[:, step] = torch.where(ended, layout.num_codes, chosen)
             ended |= chosen == layout.num_codes
             if bool(ended.all()):
                 break
-            ids = torch.where(chosen == layout.num_codes, layout.end_id, chosen + layout.first_code_id).unsqueeze(1)
-            mask = torch.cat([mask, mask.new_ones(rows, 1)], dim=1)
+            said = torch.where(chosen == layout.num_codes, layout.end_id, chosen + layout.first_code_id)
+            ids = said.repeat(passes).unsqueeze(1)
+            mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
             positions = positions[:, -1:] + 1
     result = []
     for row in range(rows):
@@ -146,13 +156,21 @@ def generate(
     skip: torch.Tensor | None = None,
 ) -> list[Generated]:
     """Like `generate_batch`, in batches of at most `batch_rows`, prompts of similar length together."""
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
-    results: list[Generated | None] = [None] * len(prompts)
-    for start in range(0, len(order), decoding.batch_rows):
-        rows = order[start : start + decoding.batch_rows]
-        made = generate_batch(
-            model, layout, [prompts[i] for i in rows], decoding, None if skip is None else skip[rows], rows
-        )
-        for row, item in zip(rows, made, strict=True):
-            results[row] = item
-    return [item for item in results if item is not None]
+
+    def speak(rows: list[int]) -> list[Generated]:
+        chosen = None if skip is None else skip[rows]
+        return generate_batch(model, layout, [prompts[i] for i in rows], decoding, chosen, rows)
+
+    return in_batches([len(p) for p in prompts], decoding.batch_rows, speak)
+
+
+def in_batches(
+    lengths: Sequence[int], rows_together: int, speak: Callable[[list[int]], list[Generated]]
+) -> list[Generated]:
+    """What `speak` makes of the indices of `lengths`, called with those of similar length together; in their order."""
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    made: dict[int, Generated] = {}
+    for start in range(0, len(order), rows_together):
+        rows = order[start : start + rows_together]
+        made |= dict(zip(rows, speak(rows), strict=True))
+    return [made[i] for i in range(len(lengths))]

@@ -6,7 +6,7 @@ Legend: B sequences, T tokens, V spoken vocabulary (codes + END), P target posit
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,10 +28,17 @@ class ForcedSequence:
 
 @dataclass(frozen=True)
 class ForcedBatch:
-    """int64 ids [B, T], right-padded; targets [B, T] in 0..V-1, NO_TARGET elsewhere."""
+    """int64 ids [B, T], right-padded; targets [B, T] in 0..V-1, NO_TARGET elsewhere.
+
+    `recorded` is False when the targets are what a model happened to say: nothing to imitate word for word.
+    `without_text` and `without_voice` hold the same targets after poorer prompts, where guidance asks for them.
+    """
 
     ids: torch.Tensor
     targets: torch.Tensor
+    recorded: bool = True
+    without_text: ForcedBatch | None = None
+    without_voice: ForcedBatch | None = None
 
     @property
     def is_target(self) -> torch.Tensor:
@@ -40,7 +47,13 @@ class ForcedBatch:
 
     def to(self, device: torch.device) -> ForcedBatch:
         """The same batch on a device."""
-        return ForcedBatch(self.ids.to(device), self.targets.to(device))
+        return replace(
+            self,
+            ids=self.ids.to(device),
+            targets=self.targets.to(device),
+            without_text=self.without_text and self.without_text.to(device),
+            without_voice=self.without_voice and self.without_voice.to(device),
+        )
 
 
 def forced_sequence(

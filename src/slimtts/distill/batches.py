@@ -11,34 +11,58 @@ import numpy as np
 
 from slimtts.data.batching import token_budget_batches
 from slimtts.data.manifest import Utterance
-from slimtts.decoding.teacher_forcing import ForcedBatch, collate, forced_sequence
+from slimtts.decoding.guidance import UNGUIDED, Guidance, collate_passes, prompt_passes
+from slimtts.decoding.teacher_forcing import ForcedBatch, ForcedSequence, collate, forced_sequence
 from slimtts.teachers.base import Prompt, Teacher
 
 STEPS_A_POOL = 8
 
 
 class PairSampler:
-    """Endless batches of at most `tokens_per_step` padded tokens."""
+    """Endless batches of at most `tokens_per_step` padded tokens.
 
-    def __init__(self, teacher: Teacher, utterances: Sequence[Utterance], tokens_per_step: int, seed: int) -> None:
-        self.teacher, self.utterances = teacher, utterances
+    Under guidance only the utterance's own codes are targets, and the batches carry the companions of the other passes.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        utterances: Sequence[Utterance],
+        tokens_per_step: int,
+        seed: int,
+        guidance: Guidance = UNGUIDED,
+    ) -> None:
+        self.teacher, self.utterances, self.guidance = teacher, utterances, guidance
         self.tokens_per_step, self.seed = tokens_per_step, seed
         self.same_voice: dict[str, list[int]] = {}
         for index, utterance in enumerate(utterances):
             self.same_voice.setdefault(utterance.voice, []).append(index)
 
+    def sequence(self, target: Utterance, prompt: Prompt, rng: np.random.Generator) -> ForcedSequence:
+        """What is learned from one pair; a variant may draw from `rng`."""
+        return forced_sequence(self.teacher, target, prompt, prompt_is_target=not self.guidance.companions)
+
+    def collated(self, sequences: Sequence[ForcedSequence], asked: Sequence[tuple[str, Prompt]]) -> ForcedBatch:
+        """One batch of sequences; `asked` are the text and prompt of each."""
+        pad_id = self.teacher.layout.pad_id
+        if not self.guidance.companions:
+            return collate(sequences, pad_id)
+        passes = [prompt_passes(self.teacher, text, prompt) for text, prompt in asked]
+        return collate_passes(sequences, passes, pad_id, self.guidance)
+
     def _pool(self, number: int) -> list[ForcedBatch]:
         rng = np.random.default_rng((self.seed, number))
-        sequences, tokens = [], 0
+        sequences, asked, tokens = [], [], 0
         while tokens < 1.1 * STEPS_A_POOL * self.tokens_per_step:
             target = self.utterances[int(rng.integers(len(self.utterances)))]
             spoken = self.utterances[int(rng.choice(self.same_voice[target.voice]))]
             prompt = Prompt(spoken.text, spoken.codes)
-            sequences.append(forced_sequence(self.teacher, target, prompt, prompt_is_target=True))
+            asked.append((target.text, prompt))
+            sequences.append(self.sequence(target, prompt, rng))
             tokens += len(sequences[-1].ids)
         groups = token_budget_batches([len(s.ids) for s in sequences], self.tokens_per_step)
         order = [int(i) for i in rng.permutation(len(groups))]
-        batches = [collate([sequences[i] for i in groups[g]], self.teacher.layout.pad_id) for g in order]
+        batches = [self.collated([sequences[i] for i in groups[g]], [asked[i] for i in groups[g]]) for g in order]
         # A pool always gives the same number of steps, whatever the lengths: the step number finds its batch.
         return [batches[i % len(batches)] for i in range(STEPS_A_POOL)]
 

@@ -7,21 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch.nn import functional as F
 
 from slimtts.decoding.generation import spoken_head
+from slimtts.decoding.guidance import UNGUIDED, Guidance, guided_log_probabilities
 from slimtts.decoding.teacher_forcing import ForcedBatch
 from slimtts.distill import losses
+from slimtts.distill.head_loss import HeadTerms, TeacherLogits, head_loss
+from slimtts.params import LossParams
 from slimtts.teachers.llasa import SpeechTokenLayout
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Weights of the terms; a term of weight 0 is not computed."""
+    """Weights of the terms; a term of weight 0 is not computed. `end_weight`: of the END position among the codes."""
 
     cross_entropy: float
     skew_kl: float
@@ -29,11 +32,19 @@ class Preset:
     attention: float
     embedding: float
     latent_kind: Literal["squared", "relative"]
+    matching: Literal["dynamic", "static"] = "dynamic"
+    skew: float = losses.SKEW
+    temperature: float = 1.0
+    end_weight: float = 1.0
 
     @property
     def needs_attention(self) -> bool:
         """Attention probabilities exist only with the slow eager attention."""
         return self.attention > 0
+
+    def changed(self, params: LossParams) -> Preset:
+        """With the values that `params` sets."""
+        return replace(self, **params.model_dump(exclude_none=True))
 
 
 SPADE_ALPHA = 0.25
@@ -50,12 +61,20 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Signals:
-    """What one model gives on one batch; `layers[i]` is the output of layer i before the final norm, [B, T, D]."""
+    """What one model gives on one batch; `layers[i]` is the output of layer i before the final norm, [B, T, D].
+
+    `hidden` [P, D] is what the output head [V, D] sees at the target positions.
+    """
 
     embedding: torch.Tensor
     layers: list[torch.Tensor]
     attentions: list[torch.Tensor]
-    logits: torch.Tensor
+    hidden: torch.Tensor
+    head: torch.Tensor
+
+    def logits(self, rows: slice = slice(None)) -> torch.Tensor:
+        """[C, V] at some of the target positions."""
+        return F.linear(self.hidden[rows], self.head)
 
 
 @contextmanager
@@ -74,14 +93,14 @@ def _recording(model: Any) -> Iterator[list[torch.Tensor]]:
 
 
 def signals(model: Any, layout: SpeechTokenLayout, batch: ForcedBatch, with_attention: bool) -> Signals:
-    """One forward pass; logits [P, V] at the target positions only."""
+    """One forward pass."""
     with _recording(model) as layers:
         embedding = model.get_input_embeddings()(batch.ids)
         out = model.model(inputs_embeds=embedding, use_cache=False, output_attentions=with_attention)
     if with_attention and not out.attentions:
         raise ValueError("attention probabilities need model.set_attn_implementation('eager')")
-    logits = F.linear(out.last_hidden_state[batch.is_target], spoken_head(model, layout))
-    return Signals(embedding, layers, list(out.attentions or []), logits)
+    hidden = out.last_hidden_state[batch.is_target]
+    return Signals(embedding, layers, list(out.attentions or []), hidden, spoken_head(model, layout))
 
 
 class HealingLoss:
@@ -93,31 +112,60 @@ class HealingLoss:
         layout: SpeechTokenLayout,
         teacher_model: Any | None = None,
         retained: tuple[int, ...] = (),
+        guidance: Guidance = UNGUIDED,
     ) -> None:
-        self.preset, self.layout, self.teacher_model = preset, layout, teacher_model
+        self.preset, self.layout, self.teacher_model, self.guidance = preset, layout, teacher_model, guidance
         self.matches: list[int] = []
-        if teacher_model is not None:
+        if teacher_model is not None and preset.matching == "dynamic":
             self.matches = losses.dynamic_matches(list(retained), teacher_model.config.num_hidden_layers)
+        elif teacher_model is not None:
+            self.matches = list(retained)
 
     def __call__(self, student: Any, batch: ForcedBatch) -> tuple[torch.Tensor, dict[str, float]]:
         """Total loss with gradient, and every term as a number."""
         preset = self.preset
         s = signals(student, self.layout, batch, preset.needs_attention)
         terms: dict[str, torch.Tensor] = {}
-        if preset.cross_entropy:
-            terms["cross_entropy"] = losses.cross_entropy(s.logits, batch.targets[batch.is_target])
+        teacher_logits = None
         if self.teacher_model is not None:
             with torch.no_grad():
                 t = signals(self.teacher_model, self.layout, batch, preset.needs_attention)
-            terms |= self._teacher_terms(s, t, batch)
-        total = sum((getattr(preset, name) * value for name, value in terms.items()), torch.zeros(()))
-        return total, {name: value.item() for name, value in terms.items()}
+                teacher_logits = self._guided(t, batch) if preset.skew_kl else None
+            terms = self._hidden_terms(s, t, batch)
+        cross_entropy = preset.cross_entropy if batch.recorded else 0.0
+        of_head = HeadTerms(cross_entropy, preset.skew_kl, preset.skew, preset.temperature)
+        targets = batch.targets[batch.is_target]
+        total, *values = head_loss(s.hidden, s.head, targets, self._weights(batch), teacher_logits, of_head)
+        total = total + sum(getattr(preset, name) * value for name, value in terms.items())
+        terms |= dict(zip(("cross_entropy", "skew_kl"), values, strict=True))
+        active = {name for name in terms if getattr(of_head, name, 1.0)}
+        return total, {name: value.item() for name, value in terms.items() if name in active}
 
-    def _teacher_terms(self, s: Signals, t: Signals, batch: ForcedBatch) -> dict[str, torch.Tensor]:
+    def _guided(self, full: Signals, batch: ForcedBatch) -> TeacherLogits:
+        """The teacher's distribution at some target positions, under guidance when there is any."""
+        if not self.guidance.companions:
+            return full.logits
+        without_text, without_voice = (
+            companion and signals(self.teacher_model, self.layout, companion, with_attention=False)
+            for companion in (batch.without_text, batch.without_voice)
+        )
+
+        def mixed(rows: slice) -> torch.Tensor:
+            text, voice = (other and other.logits(rows) for other in (without_text, without_voice))
+            return guided_log_probabilities(full.logits(rows), text, voice, self.guidance)
+
+        return mixed
+
+    def _weights(self, batch: ForcedBatch) -> torch.Tensor | None:
+        """One weight a target position [P]; None when END counts as any code."""
+        if self.preset.end_weight == 1:
+            return None
+        is_end = batch.targets[batch.is_target] == self.layout.num_codes
+        return torch.where(is_end, self.preset.end_weight, 1.0)
+
+    def _hidden_terms(self, s: Signals, t: Signals, batch: ForcedBatch) -> dict[str, torch.Tensor]:
         preset, mask = self.preset, batch.is_target
         terms = {}
-        if preset.skew_kl:
-            terms["skew_kl"] = losses.skew_kl(s.logits, t.logits)
         if preset.latent:
             compare = losses.mean_squared if preset.latent_kind == "squared" else losses.relative_squared
             pairs = list(zip(s.layers, self.matches, strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from slimtts.errors import InvalidInputError
+from slimtts.results import LayerScores
 
 
 def check_retained(retained: Sequence[int], num_layers: int) -> list[int]:
@@ -20,20 +21,32 @@ def check_retained(retained: Sequence[int], num_layers: int) -> list[int]:
     return sorted(retained)
 
 
-def plan_retained(drop_order: Sequence[int], num_layers: int, keep_layers: int) -> list[int]:
-    """Keeps `keep_layers`; the first in `drop_order` go first.
+def check_keep_layers(keep_layers: int, num_layers: int) -> None:
+    """Refuses a depth that the teacher does not have.
 
     Raises:
-        InvalidInputError: the budget is impossible or the order does not reach it.
+        InvalidInputError: not in 1..num_layers.
     """
     if not 1 <= keep_layers <= num_layers:
         raise InvalidInputError(
             "prune_layers.keep_layers", keep_layers, f"1..{num_layers}", "correct the budget in params.yaml"
         )
+
+
+def plan_retained(scores: LayerScores, keep_layers: int) -> list[int]:
+    """The best set of `keep_layers` layers; where layers were only scored one by one, the most important ones.
+
+    Raises:
+        InvalidInputError: the budget is impossible or the scores do not reach it.
+    """
+    num_layers = scores.num_layers
+    check_keep_layers(keep_layers, num_layers)
+    if keep_layers in scores.best_sets:
+        return check_retained(scores.best_sets[keep_layers], num_layers)
     to_drop = num_layers - keep_layers
-    if len(drop_order) < to_drop:
+    if len(scores.drop_order) < to_drop:
         raise InvalidInputError(
-            "drop order", f"{len(drop_order)} layers", f"at least {to_drop}", "run score_layers again"
+            "drop order", f"{len(scores.drop_order)} layers", f"at least {to_drop}", "run score_layers again"
         )
-    dropped = set(drop_order[:to_drop])
+    dropped = set(scores.drop_order[:to_drop])
     return check_retained([i for i in range(num_layers) if i not in dropped], num_layers)

@@ -7,7 +7,7 @@ storage, layer indices 0..k-1 (the key/value cache needs them), and every per-la
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,6 +34,16 @@ def retained_name(name: str, position: dict[int, int]) -> str | None:
     return f"{prefix}{position[int(layer)]}.{rest}" if int(layer) in position else None
 
 
+def built_from(model: Any, config: Any, state: Mapping[str, torch.Tensor]) -> Any:
+    """A new model of `config` that holds `state`; kind, dtype, device, mode and generation settings are `model`'s."""
+    with torch.random.fork_rng(devices=[]):
+        built = type(model)(config)
+    built.to(dtype=model.dtype, device=model.device)
+    built.load_state_dict(state, strict=True)
+    built.generation_config = copy.deepcopy(model.generation_config)
+    return built.train(model.training)
+
+
 def remove_layers(model: Any, retained: Sequence[int]) -> Any:
     """A new model with only the retained layers; the given one is not touched.
 
@@ -42,10 +52,6 @@ def remove_layers(model: Any, retained: Sequence[int]) -> Any:
     """
     kept = check_retained(retained, model.config.num_hidden_layers)
     position = {layer: index for index, layer in enumerate(kept)}
-    with torch.random.fork_rng(devices=[]):
-        student = type(model)(shortened_config(model.config, kept))
-    student.to(dtype=model.dtype, device=model.device)
     renamed = {retained_name(name, position): tensor for name, tensor in model.state_dict().items()}
-    student.load_state_dict({name: tensor for name, tensor in renamed.items() if name is not None}, strict=True)
-    student.generation_config = copy.deepcopy(model.generation_config)
-    return student.train(model.training)
+    state = {name: tensor for name, tensor in renamed.items() if name is not None}
+    return built_from(model, shortened_config(model.config, kept), state)

@@ -9,7 +9,7 @@ from slimtts.results import LayerScores
 AXIS_LABELS = {
     "wli": "WER without the layer (capped at 1)",
     "block_influence": "1 - mean cosine of input and output",
-    "greedy": "KL from the teacher when the layer was cut",
+    "search": "KL from the teacher without the layer",
 }
 
 

@@ -10,14 +10,16 @@ from typing import Any
 from tqdm import tqdm
 
 from slimtts.data.manifest import read_utterances
+from slimtts.decoding.guidance import Guidance
 from slimtts.distill.batches import PairSampler
 from slimtts.distill.healing import PRESETS, HealingLoss
+from slimtts.distill.on_policy import OnPolicyBatches
 from slimtts.distill.training import TrainingJob, pick_device, train
 from slimtts.params import DistillStudentParams, Params
 from slimtts.results import DistillReport, PrunePlan, SubsetReport
 from slimtts.storage import atomic_path
 from slimtts.teachers.base import Teacher
-from slimtts.teachers.loading import load_language_model, load_teacher
+from slimtts.teachers.loading import hash_weights, load_language_model, load_teacher
 from slimtts.workspace import Workspace
 
 
@@ -49,18 +51,19 @@ def distill_student(params: Params, workspace: Workspace) -> DistillReport:
     plan = PrunePlan.read(workspace.pruned / "plan.json")
     data = SubsetReport.read(workspace.data / "report.json")
     utterances = read_utterances(workspace.data / "train.jsonl")
-    sampler = PairSampler(teacher, utterances, knobs.tokens_per_step, knobs.seed)
-    mark = fingerprint(knobs, data.data_sha256, teacher.weights_sha256, str(plan.retained))
+    guidance = Guidance(knobs.guidance_text, knobs.guidance_voice)
+    sampler = PairSampler(teacher, utterances, knobs.tokens_per_step, knobs.seed, guidance)
+    mark = fingerprint(knobs, data.data_sha256, teacher.weights_sha256, hash_weights(workspace.pruned / "model"))
+    preset = PRESETS[knobs.preset].changed(knobs.loss)
     losses = {
         "student": HealingLoss(
-            PRESETS[knobs.preset], teacher.layout, teacher.model.to(device).requires_grad_(False), tuple(plan.retained)
+            preset, teacher.layout, teacher.model.to(device).requires_grad_(False), tuple(plan.retained), guidance
         ),
         "control": HealingLoss(PRESETS["cross_entropy"], teacher.layout),
     }
     sources = {"student": workspace.pruned / "model", "control": teacher.folder}
     rates = {"student": knobs.learning_rate, "control": knobs.control_learning_rate}
-    needs_attention = PRESETS[knobs.preset].needs_attention
-    if needs_attention:
+    if preset.needs_attention:
         teacher.model.set_attn_implementation("eager")
     reports = {}
     with atomic_path(workspace.student) as out:
@@ -68,11 +71,17 @@ def distill_student(params: Params, workspace: Workspace) -> DistillReport:
         for name in ("student", "control") if knobs.control else ("student",):
             model = load_language_model(sources[name])
             # On a CPU the backward pass of the fused attention is slower than the plain one at these lengths.
-            if device.type == "cpu" or (name == "student" and needs_attention):
+            if device.type == "cpu" or (name == "student" and preset.needs_attention):
                 model.set_attn_implementation("eager")
             folder = own_progress(workspace.checkpoints / name, mark)
             with tqdm(total=knobs.steps, desc=f"training {name}", unit="step") as bar:
-                job = TrainingJob(name, model, losses[name], sampler.from_step, folder, mark, rates[name])
+                batches = sampler.from_step
+                if name == "student" and knobs.on_policy_share:
+                    longest = params.decoding.max_new_tokens
+                    batches = OnPolicyBatches(
+                        model, teacher, sampler, knobs.steps, knobs.on_policy_share, longest
+                    ).from_step
+                job = TrainingJob(name, model, losses[name], batches, folder, mark, rates[name])
                 reports[name] = train(job, knobs, device, lambda step, bar=bar: bar.update(step - bar.n))  # type: ignore[misc]
             save_model(model, teacher, out / name)
             shutil.copy(folder / "curves.jsonl", out / f"{name}.jsonl")

@@ -1,4 +1,4 @@
-"""Stage score_layers: how much each layer matters, by WER (SPADE Eq. 1), by block influence, or by greedy search."""
+"""Stage score_layers: how much each layer matters, by WER (SPADE Eq. 1), by block influence, or in sets."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from slimtts.evaluation.word_errors import WordErrors, count_word_errors
 from slimtts.params import Params, RecogniserParams
 from slimtts.results import Interval, LayerScore, LayerScores, SubsetReport
 from slimtts.scoring.block_influence import block_influence
-from slimtts.scoring.greedy_search import Cut, greedy_search
 from slimtts.scoring.plot import plot_scores
+from slimtts.scoring.set_search import ScoredSet, search_sets
 from slimtts.scoring.wli import FULL_MODEL, Trial, leave_one_out
 from slimtts.stages.voices import SpeakingTask, speaking_tasks
 from slimtts.storage import atomic_path
@@ -93,21 +93,23 @@ def wer_scores(trials: Sequence[Trial], params: Params, num_layers: int) -> tupl
     return capped(FULL_MODEL), scores
 
 
-def greedy_cuts(teacher: Teacher, batches: Sequence[ForcedBatch], progress: Path) -> list[Cut]:
-    """All but one layer in the order of removal; finished cuts are read from `progress`."""
-    kept = progress / "cuts.json"
+def scored_sets(
+    teacher: Teacher, batches: Sequence[ForcedBatch], beam_width: int, progress: Path
+) -> list[list[ScoredSet]]:
+    """The sets of every size that the search looked at; finished sizes are read from `progress`."""
+    kept = progress / "levels.json"
     rows = json.loads(kept.read_text()) if kept.exists() else []
-    finished = [Cut(r["layer"], r["divergence"], {int(k): v for k, v in r["candidates"].items()}) for r in rows]
+    finished = [[ScoredSet(tuple(one["retained"]), one["divergence"]) for one in level] for level in rows]
     total = teacher.num_layers - 1
-    with tqdm(total=total, initial=len(finished), desc="greedy search", unit="cut") as bar:
+    with tqdm(total=total, initial=len(finished), desc="searching sets of layers", unit="cut") as bar:
 
-        def after_cut(cut: Cut) -> None:
-            rows.append(asdict(cut))
+        def after_level(level: list[ScoredSet]) -> None:
+            rows.append([asdict(one) for one in level])
             with atomic_path(kept) as tmp:
                 tmp.write_text(json.dumps(rows))
             bar.update(1)
 
-        return greedy_search(teacher.model, teacher.layout, batches, total, finished, after_cut)
+        return search_sets(teacher.model, teacher.layout, batches, beam_width, finished, after_level)
 
 
 def score_layers(params: Params, workspace: Workspace) -> LayerScores:
@@ -117,7 +119,7 @@ def score_layers(params: Params, workspace: Workspace) -> LayerScores:
     data = SubsetReport.read(workspace.data / "report.json")
     tasks = speaking_tasks(workspace, "selection", knobs.utterances)
     progress = progress_folder(params, data.data_sha256, teacher, workspace)
-    reference = None
+    reference, best_sets = None, {}
     if knobs.method == "wli":
         transcribe = transcriber(teacher, open_recognizer(params.recogniser))
         with tqdm(total=len(tasks), desc="speaking without each layer", unit="utterance") as bar:
@@ -132,17 +134,15 @@ def score_layers(params: Params, workspace: Workspace) -> LayerScores:
                 lambda n: bar.update(n),
             )
         reference, layers = wer_scores(trials, params, teacher.num_layers)
-        drop_order = [s.layer for s in sorted(layers, key=lambda s: (s.importance, s.layer))]
     elif knobs.method == "block_influence":
         influence = block_influence(teacher.model, forced_batches(teacher, tasks))
         layers = [LayerScore(layer=i, importance=value) for i, value in enumerate(influence)]
-        drop_order = [s.layer for s in sorted(layers, key=lambda s: (s.importance, s.layer))]
     else:
-        cuts = greedy_cuts(teacher, forced_batches(teacher, tasks), progress)
-        cut_at = {cut.layer: cut.divergence for cut in cuts}
-        last = max(cut_at.values(), default=0.0)
-        layers = [LayerScore(layer=i, importance=cut_at.get(i, last)) for i in range(teacher.num_layers)]
-        drop_order = [cut.layer for cut in cuts]
+        levels = scored_sets(teacher, forced_batches(teacher, tasks), knobs.beam_width, progress)
+        alone = {(set(range(teacher.num_layers)) - set(s.retained)).pop(): s.divergence for s in levels[0]}
+        layers = [LayerScore(layer=i, importance=alone[i]) for i in range(teacher.num_layers)]
+        best_sets = {len(level[0].retained): list(level[0].retained) for level in levels}
+    drop_order = [s.layer for s in sorted(layers, key=lambda s: (s.importance, s.layer))]
     scores = LayerScores(
         method=knobs.method,
         num_layers=teacher.num_layers,
@@ -150,6 +150,7 @@ def score_layers(params: Params, workspace: Workspace) -> LayerScores:
         reference_wer=reference,
         layers=layers,
         drop_order=drop_order,
+        best_sets=best_sets,
         data_sha256=data.data_sha256,
         teacher_sha256=teacher.weights_sha256,
     )
@@ -157,5 +158,5 @@ def score_layers(params: Params, workspace: Workspace) -> LayerScores:
         out.mkdir()
         scores.write(out / "scores.json")
         plot_scores(scores, out / "scores.png")
-    logger.info(f"{knobs.method}: layers from least to most important: {drop_order}")
+    logger.info("%s: layers from least to most important: %s; best sets %s", knobs.method, drop_order, best_sets)
     return scores

@@ -20,7 +20,9 @@ class SpeakingTask:
 
 def speaking_tasks(workspace: Workspace, split: str, count: int) -> list[SpeakingTask]:
     """The first `count` utterances of a split (their order is random by seed), each with its prompt."""
-    prompts = read_prompts(workspace.data / "prompts.json", read_utterances(workspace.data / "train.jsonl"))
+    recorded = workspace.data / "recorded.jsonl"  # only there when train.jsonl holds no recordings
+    voices = read_utterances(recorded if recorded.exists() else workspace.data / "train.jsonl")
+    prompts = read_prompts(workspace.data / "prompts.json", voices)
     tasks = []
     for utterance in read_utterances(workspace.data / f"{split}.jsonl")[:count]:
         spoken = prompts[utterance.id]

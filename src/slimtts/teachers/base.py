@@ -37,6 +37,12 @@ class Family(Protocol):
         """Token ids of everything before the first code to speak."""
         ...
 
+    def textless_prompt_ids(
+        self, tokenizer: PreTrainedTokenizerBase, layout: SpeechTokenLayout, prompt: Prompt
+    ) -> list[int]:
+        """The same for no text at all, after the prompt's codes."""
+        ...
+
 
 @dataclass(frozen=True)
 class Teacher:
@@ -60,6 +66,10 @@ class Teacher:
     def prompt_ids(self, text: str, prompt: Prompt) -> list[int]:
         """Token ids of everything before the first code to speak."""
         return self.family.prompt_ids(self.tokenizer, self.layout, text, prompt)
+
+    def textless_prompt_ids(self, prompt: Prompt) -> list[int]:
+        """The same for no text at all, not even the prompt's: guidance compares with it."""
+        return self.family.textless_prompt_ids(self.tokenizer, self.layout, prompt)
 
     def audio(self, codes: Sequence[int]) -> torch.Tensor:
         """float samples [N] of some codes; empty for no codes."""

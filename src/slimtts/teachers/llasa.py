@@ -89,11 +89,21 @@ def prompt_ids(
     """
     if not text.strip():
         raise InvalidInputError("text", "empty", "at least one word", "give a sentence to speak")
-    spoken = f"{prompt_text} {text}".strip()
+    return _rendered(tokenizer, f"{prompt_text} {text}".strip()) + layout.to_ids(prompt_codes)
+
+
+def textless_prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, layout: SpeechTokenLayout, prompt_codes: Sequence[int] = ()
+) -> list[int]:
+    """`prompt_ids` with nothing between the text markers: speech in a voice, of no text."""
+    return _rendered(tokenizer, "") + layout.to_ids(prompt_codes)
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, spoken: str) -> list[int]:
     chat = [
         {"role": "user", "content": f"{INSTRUCTION}{TEXT_START}{spoken}{TEXT_END}"},
         {"role": "assistant", "content": SPEECH_START},
     ]
     rendered = tokenizer.apply_chat_template(chat, tokenize=False, continue_final_message=True, date_string=PINNED_DATE)
     ids: list[int] = tokenizer.encode(rendered, add_special_tokens=False)
-    return ids + layout.to_ids(prompt_codes)
+    return ids

@@ -35,6 +35,10 @@ class NanoFamily:
         """LLaSA's zero-shot prompt."""
         return llasa.prompt_ids(tokenizer, layout, text, prompt.text, prompt.codes)
 
+    def textless_prompt_ids(self, tokenizer, layout, prompt: Prompt) -> list[int]:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        """LLaSA's zero-shot prompt with an empty text."""
+        return llasa.textless_prompt_ids(tokenizer, layout, prompt.codes)
+
 
 def hash_weights(folder: Path) -> str:
     """SHA-256 over the safetensors files of a checkpoint, in name order.
@@ -124,5 +128,5 @@ def load_teacher(params: TeacherParams, with_model: bool = True) -> Teacher:
         folder,
         hash_weights(folder),
         card["training_hours"],
-        bundle / "corpus" if params.source == "bundled" else None,
+        bundle / "corpus",  # codes of the one codec of this family, whoever the teacher is
     )

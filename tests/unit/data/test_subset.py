@@ -24,6 +24,11 @@ def params(strategy: str = "random", share: float = 0.04, selection: int = 2, te
         max_share=share,
         selection_utterances=selection,
         test_utterances=test,
+        speech="corpus",
+        teacher_takes=1,
+        teacher_temperature=0.8,
+        max_take_wer=0.0,
+        extra_texts=0,
         seed=seed,
     )
 

@@ -30,7 +30,11 @@ def workspace(tmp_path: Path, teacher, monkeypatch: pytest.MonkeyPatch) -> Works
         assert not with_model
         return teacher
 
+    def open_recognizer(params):
+        raise AssertionError("nobody speaks, so nobody listens")
+
     monkeypatch.setattr(stage, "load_teacher", load_teacher)
+    monkeypatch.setattr(stage, "open_recognizer", open_recognizer)
     return Workspace(tmp_path / "run")
 
 
@@ -42,6 +46,7 @@ def test_the_bundled_corpus_becomes_three_splits(workspace: Workspace, token_cor
     report = stage.subset_data(run_params(), workspace)
     assert {path.name for path in workspace.data.iterdir()} == FILES
     assert SubsetReport.read(workspace.data / "report.json") == report
+    assert report.teacher_spoken == 0 and not list(workspace.speaking_progress.iterdir())
     corpus = load_token_corpus(token_corpus)
     source = {row["id"]: (row, tuple(corpus.codes_of(i).tolist())) for i, row in enumerate(corpus.rows)}
     splits = {name: read_utterances(workspace.data / f"{name}.jsonl", 4096) for name in report.splits}
@@ -70,6 +75,22 @@ def test_two_runs_write_the_same_bytes(workspace: Workspace) -> None:
     assert contents(workspace.data) == former
     other_seed = stage.subset_data(run_params(seed=2), workspace)
     assert other_seed.data_sha256 != json.loads(former["report.json"])["data_sha256"]
+
+
+def test_knobs_of_the_teachers_speech_change_nothing_while_it_is_silent(workspace: Workspace) -> None:
+    stage.subset_data(run_params(), workspace)
+    former = contents(workspace.data)
+    stage.subset_data(run_params(teacher_takes=7, teacher_temperature=1.5, max_take_wer=1.0, extra_texts=9), workspace)
+    assert contents(workspace.data) == former
+
+
+def test_a_report_from_before_the_teacher_spoke_can_be_read(workspace: Workspace) -> None:
+    report = stage.subset_data(run_params(), workspace)
+    path = workspace.data / "report.json"
+    values = json.loads(path.read_text())
+    del values["teacher_spoken"]
+    path.write_text(json.dumps(values))
+    assert SubsetReport.read(path) == report
 
 
 def test_utterances_that_decoding_would_cut_are_dropped(workspace: Workspace) -> None:
@@ -124,7 +145,7 @@ def test_a_damaged_corpus_is_one_line_and_keeps_the_former_data(
         stage.subset_data(run_params(), workspace)
     one_line(error.value)
     assert contents(workspace.data) == former
-    assert [path.name for path in workspace.root.iterdir()] == ["data"]
+    assert {path.name for path in workspace.root.iterdir()} == {"data", "progress"}
 
 
 def write_manifest(folder: Path, count: int = 30) -> Path:

@@ -16,13 +16,14 @@ from slimtts.distill.batches import PairSampler
 from slimtts.distill.healing import PRESETS, HealingLoss, signals
 from slimtts.distill.training import TrainingJob, hash_parameters, learning_rate, train
 from slimtts.errors import InvalidInputError
-from slimtts.params import DistillStudentParams
+from slimtts.params import DistillStudentParams, LossParams
 from slimtts.pruning.surgery import remove_layers
 from slimtts.teachers.base import Prompt
 from slimtts.testing.tiny import tiny_utterances
 
 KNOBS = DistillStudentParams(
-    preset="default", steps=9, tokens_per_step=96, optimizer="muon", learning_rate=3e-3, control_learning_rate=1e-3,
+    preset="default", loss=LossParams(), on_policy_share=0.0, guidance_text=0.0, guidance_voice=0.0, steps=9,
+    tokens_per_step=96, optimizer="muon", learning_rate=3e-3, control_learning_rate=1e-3,
     warmup_share=0.2, checkpoint_every_steps=4, control=False, device="cpu", seed=3,
 )  # fmt: skip
 RETAINED = (0, 3)
@@ -148,6 +149,37 @@ def test_every_teacher_term_is_zero_for_the_teacher_itself(teacher, preset):
     assert all(abs(value) < 1e-6 for name, value in terms.items() if name != "cross_entropy")
 
 
+def test_changes_to_a_preset_keep_the_rest():
+    changed = PRESETS["spade"].changed(LossParams(attention=0.0, matching="static"))
+    assert (changed.attention, changed.matching) == (0.0, "static")
+    assert (changed.cross_entropy, changed.latent) == (PRESETS["spade"].cross_entropy, PRESETS["spade"].latent)
+    assert not changed.needs_attention
+    assert PRESETS["spade"].changed(LossParams()) == PRESETS["spade"]
+
+
+def test_static_matching_compares_each_layer_with_its_origin(teacher):
+    batch = next(PairSampler(teacher, tiny_utterances(8), 96, 0).from_step(0))
+    student = remove_layers(teacher.model, (0, 1))
+    only_latent = PRESETS["default"].changed(LossParams(cross_entropy=0, skew_kl=0, matching="static"))
+    total, _ = HealingLoss(only_latent, teacher.layout, teacher.model, (0, 1))(student, batch)
+    assert total.item() == 0
+    dynamic = PRESETS["default"].changed(LossParams(cross_entropy=0, skew_kl=0))
+    assert HealingLoss(dynamic, teacher.layout, teacher.model, (0, 1))(student, batch)[0].item() > 0
+
+
+def test_a_heavier_end_moves_the_loss_towards_the_end_positions(teacher):
+    batch = next(PairSampler(teacher, tiny_utterances(8), 96, 0).from_step(0))
+    student = remove_layers(teacher.model, RETAINED)
+
+    def cross_entropy(end_weight, targets=batch.targets):
+        preset = PRESETS["cross_entropy"].changed(LossParams(end_weight=end_weight))
+        return HealingLoss(preset, teacher.layout)(student, type(batch)(batch.ids, targets))[0].item()
+
+    ends = torch.where(batch.targets == teacher.layout.num_codes, batch.targets, NO_TARGET)
+    assert cross_entropy(1e3) == pytest.approx(cross_entropy(1.0, ends), rel=0.05)
+    assert cross_entropy(1.0) != pytest.approx(cross_entropy(1.0, ends), rel=0.05)
+
+
 def test_padding_changes_no_term(teacher):
     student = remove_layers(teacher.model, RETAINED)
     loss = HealingLoss(PRESETS["default"], teacher.layout, teacher.model, RETAINED)
@@ -213,7 +245,7 @@ def test_learning_rate_warms_up_and_ends_near_zero():
 def test_the_sliced_head_gives_the_full_loss_when_text_is_impossible(teacher):
     batch = next(PairSampler(teacher, tiny_utterances(8), 96, 0).from_step(0))
     layout, mask = teacher.layout, batch.is_target
-    sliced = signals(teacher.model, layout, batch, with_attention=False).logits
+    sliced = signals(teacher.model, layout, batch, with_attention=False).logits()
     full = teacher.model(batch.ids).logits[mask]
     spoken = [*range(layout.first_code_id, layout.first_code_id + layout.num_codes), layout.end_id]
     masked = torch.full_like(full, -torch.inf)

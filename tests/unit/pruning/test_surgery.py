@@ -9,6 +9,7 @@ from slimtts.decoding.generation import skipping_layers
 from slimtts.errors import InvalidInputError
 from slimtts.pruning.plan import check_retained, plan_retained
 from slimtts.pruning.surgery import remove_layers
+from slimtts.results import LayerScores
 from slimtts.teachers.loading import load_language_model
 from slimtts.testing.tiny import tiny_model
 
@@ -76,20 +77,35 @@ def test_impossible_lists_are_refused(retained):
         check_retained(retained, 4)
 
 
+def scores(drop_order, best_sets=None):
+    return LayerScores(
+        method="search", num_layers=4, utterances=1, reference_wer=None, layers=[], drop_order=drop_order,
+        best_sets=best_sets or {}, data_sha256="d", teacher_sha256="t",
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("keep", [0, 5, -2])
 def test_impossible_budgets_are_refused(keep):
     with pytest.raises(InvalidInputError, match=r"prune_layers.keep_layers: observed .*; allowed: 1\.\.4"):
-        plan_retained([0, 1, 2, 3], 4, keep)
+        plan_retained(scores([0, 1, 2, 3]), keep)
 
 
 def test_plan_drops_in_order_and_keeps_the_rest_sorted():
-    assert plan_retained([2, 0, 3, 1], 4, 2) == [1, 3]
-    assert plan_retained([2, 0, 3], 4, 4) == [0, 1, 2, 3]
+    assert plan_retained(scores([2, 0, 3, 1]), 2) == [1, 3]
+    assert plan_retained(scores([2, 0, 3]), 4) == [0, 1, 2, 3]
+
+
+def test_the_best_set_of_that_size_goes_before_the_order():
+    judged_together = scores([0, 1, 2, 3], {3: [0, 2, 3], 2: [0, 3]})
+    assert plan_retained(judged_together, 2) == [0, 3]
+    assert plan_retained(judged_together, 1) == [3]
+    with pytest.raises(InvalidInputError, match=r"retained layers"):
+        plan_retained(scores([0, 1, 2, 3], {2: [0, 4]}), 2)
 
 
 def test_too_short_order_is_refused():
     with pytest.raises(InvalidInputError, match=r"drop order: observed 1 layers; allowed: at least 2"):
-        plan_retained([0], 4, 2)
+        plan_retained(scores([0]), 2)
 
 
 def test_truncated_checkpoint_is_one_line(tmp_path):

@@ -1,12 +1,15 @@
 """Importance: a useless layer ranks lowest, a vital one highest; nothing is left behind in the model."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
+from slimtts.decoding.generation import skipping_layers
 from slimtts.decoding.teacher_forcing import collate, forced_sequence
 from slimtts.params import DecodingParams
 from slimtts.scoring.block_influence import block_influence
-from slimtts.scoring.greedy_search import greedy_search, without_layers
+from slimtts.scoring.set_search import search_sets, target_log_probabilities, with_layers
 from slimtts.scoring.wli import FULL_MODEL, leave_one_out
 from slimtts.teachers.base import Prompt
 from slimtts.testing.tiny import tiny_teacher, tiny_utterances
@@ -60,21 +63,59 @@ def test_block_influence_ignores_batching_and_padding(planted):
     )
 
 
-def test_greedy_search_drops_the_identity_first_and_the_vital_layer_last(planted):
-    cuts = greedy_search(planted.model, planted.layout, batches(planted), cuts=4 - 1)
-    assert cuts[0].layer == IDENTITY
-    assert cuts[0].divergence == pytest.approx(0, abs=1e-6)
-    assert VITAL not in [cut.layer for cut in cuts]
+def search(teacher, beam_width, finished=()):
+    return search_sets(teacher.model, teacher.layout, batches(teacher), beam_width, finished)
 
 
-def test_greedy_search_continues_after_finished_cuts(planted):
-    whole = greedy_search(planted.model, planted.layout, batches(planted), cuts=3)
-    rest = greedy_search(planted.model, planted.layout, batches(planted), cuts=3, finished=whole[:1])
-    assert [c.layer for c in rest] == [c.layer for c in whole]
+def test_the_search_drops_the_identity_first_and_the_vital_layer_last(planted):
+    levels = search(planted, beam_width=1)
+    assert [len(level[0].retained) for level in levels] == [3, 2, 1]
+    assert IDENTITY not in levels[0][0].retained
+    assert levels[0][0].divergence == pytest.approx(0, abs=1e-6)
+    assert all(VITAL in level[0].retained for level in levels)
+    assert all(level == sorted(level, key=lambda one: one.divergence) for level in levels)
+
+
+@torch.inference_mode()
+def test_a_sets_score_is_the_divergence_of_the_model_without_the_others(teacher):
+    (batch,) = batches(teacher)
+    full = target_log_probabilities(teacher.model, teacher.layout, batch)
+    for level in search(teacher, beam_width=2):
+        for one in level:
+            skip = torch.tensor([[i not in one.retained for i in range(4)]] * len(batch.ids))
+            with skipping_layers(teacher.model, skip):
+                without = target_log_probabilities(teacher.model, teacher.layout, batch)
+            expected = torch.nn.functional.kl_div(without, full, log_target=True, reduction="sum") / len(full)
+            assert one.divergence == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_a_wide_beam_sees_every_set_and_none_twice(teacher):
+    levels = search(teacher, beam_width=99)
+    assert [len(level) for level in levels] == [4, 6, 4]
+    assert all(len({one.retained for one in level}) == len(level) for level in levels)
+
+
+def test_a_narrow_beam_follows_its_best_sets_only(teacher):
+    for level, following in pairwise(search(teacher, beam_width=1)):
+        assert all(set(one.retained) < set(level[0].retained) for one in following)
+
+
+def test_the_search_continues_after_finished_levels(planted):
+    whole = search(planted, beam_width=2)
+    told = []
+    rest = search_sets(planted.model, planted.layout, batches(planted), 2, whole[:1], told.append)
+    assert [[one.retained for one in level] for level in rest] == [[one.retained for one in level] for level in whole]
+    assert len(told) == 2
+
+
+def test_batching_and_padding_change_no_set(planted):
+    divided = search_sets(planted.model, planted.layout, batches(planted, (1, 2, 3)), 2)
+    for level, other in zip(search(planted, beam_width=2), divided, strict=True):
+        assert [one.divergence for one in level] == pytest.approx([one.divergence for one in other], rel=1e-3, abs=1e-6)
 
 
 def test_the_model_is_whole_again_after_an_error(planted):
-    with pytest.raises(RuntimeError), without_layers(planted.model, [0, 1]):
+    with pytest.raises(RuntimeError), with_layers(planted.model, [2, 3]):
         assert len(planted.model.model.layers) == 2
         raise RuntimeError
     assert len(planted.model.model.layers) == planted.model.config.num_hidden_layers == 4
