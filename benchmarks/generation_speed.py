@@ -20,7 +20,8 @@ from slimtts.params import DecodingParams, TeacherParams
 from slimtts.scoring.set_search import with_layers
 from slimtts.speech import bundled_voices
 from slimtts.stages.evaluate_student import describe_machine
-from slimtts.teachers.loading import bundle_folder, load_teacher
+from slimtts.teachers.loading import load_teacher
+from slimtts.teachers.nano import bundle_folder
 
 GREEDY = DecodingParams(temperature=0.0, top_p=1.0, max_new_tokens=112, batch_rows=128, seed=0)
 

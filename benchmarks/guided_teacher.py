@@ -42,7 +42,8 @@ from slimtts.stages.subset_data import subset_data
 from slimtts.stages.voices import speaking_tasks
 from slimtts.storage import atomic_path
 from slimtts.teachers.base import Prompt, Teacher
-from slimtts.teachers.loading import bundle_folder, load_teacher
+from slimtts.teachers.loading import load_teacher
+from slimtts.teachers.nano import bundle_folder
 from slimtts.workspace import Workspace
 
 ROOT = Path(__file__).parent.parent

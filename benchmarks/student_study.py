@@ -47,7 +47,8 @@ from slimtts.stages.score_layers import forced_batches, open_recognizer, score_l
 from slimtts.stages.subset_data import subset_data
 from slimtts.stages.voices import SpeakingTask, speaking_tasks
 from slimtts.teachers.base import Teacher
-from slimtts.teachers.loading import load_language_model, load_teacher
+from slimtts.teachers.checkpoint import load_language_model
+from slimtts.teachers.loading import load_teacher
 from slimtts.workspace import Workspace
 
 ROOT = Path(__file__).parent.parent

@@ -29,8 +29,10 @@ class Section(BaseModel):
 class TeacherParams(Section):
     """Which model is compressed."""
 
-    family: Literal["nano"]
+    family: Literal["nano", "llasa", "cosyvoice2", "neutts", "orpheus"]
     source: str
+    revision: str = ""
+    codec: str = ""
 
 
 class DecodingParams(Section):

@@ -16,7 +16,7 @@ import torch
 from transformers import DynamicCache
 
 from slimtts.params import DecodingParams
-from slimtts.teachers.llasa import SpeechTokenLayout
+from slimtts.teachers.base import SpeechTokenLayout
 
 # Logits of all passes [passes B, V] -> logits of the rows [B, V].
 Mix = Callable[[torch.Tensor], torch.Tensor]
@@ -57,18 +57,18 @@ def skipping_layers(model: Any, skip: torch.Tensor | None) -> Iterator[None]:
 
 def spoken_head(model: Any, layout: SpeechTokenLayout) -> torch.Tensor:
     """Rows of the output head that can be spoken: [V, D], code i in row i, END last."""
-    weight = model.get_output_embeddings().weight
-    first = layout.first_code_id
-    return torch.cat([weight[first : first + layout.num_codes], weight[layout.end_id : layout.end_id + 1]])
+    return _spoken_rows(model.get_output_embeddings().weight, layout)
 
 
 def spoken_bias(model: Any, layout: SpeechTokenLayout) -> torch.Tensor | None:
     """The head's bias for the same rows, or None."""
     bias = getattr(model.get_output_embeddings(), "bias", None)
-    if bias is None:
-        return None
-    first = layout.first_code_id
-    return torch.cat([bias[first : first + layout.num_codes], bias[layout.end_id : layout.end_id + 1]])
+    return None if bias is None else _spoken_rows(bias, layout)
+
+
+def _spoken_rows(of_head: torch.Tensor, layout: SpeechTokenLayout) -> torch.Tensor:
+    first, end = layout.first_code_id - layout.first_head_id, layout.end_id - layout.first_head_id
+    return torch.cat([of_head[first : first + layout.num_codes], of_head[end : end + 1]])
 
 
 def sample(logits: torch.Tensor, temperature: float, top_p: float, uniform: torch.Tensor) -> torch.Tensor:

@@ -17,8 +17,7 @@ import torch
 from slimtts.decoding.generation import Generated, generate_batch, in_batches
 from slimtts.decoding.teacher_forcing import ForcedBatch, ForcedSequence, collate
 from slimtts.params import DecodingParams
-from slimtts.teachers.base import Prompt, Teacher
-from slimtts.teachers.llasa import SpeechTokenLayout
+from slimtts.teachers.base import Prompt, SpeechTokenLayout, Teacher
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from slimtts.decoding.teacher_forcing import ForcedBatch
 from slimtts.distill import losses
 from slimtts.distill.head_loss import HeadTerms, TeacherLogits, head_loss
 from slimtts.params import LossParams
-from slimtts.teachers.llasa import SpeechTokenLayout
+from slimtts.teachers.base import SpeechTokenLayout
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from slimtts.decoding.generation import generate_batch
 from slimtts.params import DecodingParams, TeacherParams
 from slimtts.results import SpeedResult
 from slimtts.teachers.base import Prompt
-from slimtts.teachers.loading import load_language_model, load_teacher
+from slimtts.teachers.checkpoint import load_language_model
+from slimtts.teachers.loading import load_teacher
 
 WARM_UP_UTTERANCES = 2
 

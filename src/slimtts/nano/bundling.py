@@ -11,7 +11,7 @@ import soundfile
 from slimtts.nano.layout import NanoFolders
 from slimtts.nano.speech_synthesis import SAMPLE_RATE_HZ, read_corpus
 from slimtts.storage import atomic_path
-from slimtts.teachers.loading import bundle_folder
+from slimtts.teachers.nano import bundle_folder
 
 ORIGINALS = 12
 LIMIT_MB = 40

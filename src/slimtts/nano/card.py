@@ -25,7 +25,8 @@ from slimtts.results import Interval
 from slimtts.speech import bundled_voices
 from slimtts.storage import atomic_path
 from slimtts.teachers.base import Prompt, Teacher
-from slimtts.teachers.loading import bundle_folder, load_teacher
+from slimtts.teachers.loading import load_teacher
+from slimtts.teachers.nano import bundle_folder
 
 HELD_OUT = 500
 INDEPENDENT = 200

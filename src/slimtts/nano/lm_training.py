@@ -24,7 +24,8 @@ from slimtts.codec.nano_codec import FiniteScalarQuantizer, NanoCodecConfig
 from slimtts.data.batching import token_budget_batches
 from slimtts.data.token_corpus import TokenCorpus, load_token_corpus
 from slimtts.storage import atomic_path
-from slimtts.teachers.llasa import SpeechTokenLayout, prompt_ids, speech_layout
+from slimtts.teachers.base import SpeechTokenLayout
+from slimtts.teachers.llasa import prompt_ids, speech_layout
 
 IGNORED = -100
 

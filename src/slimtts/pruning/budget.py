@@ -20,7 +20,7 @@ from slimtts.decoding.generation import spoken_head
 from slimtts.errors import InvalidInputError
 from slimtts.pruning.plan import check_keep_layers
 from slimtts.pruning.surgery import remove_layers
-from slimtts.teachers.llasa import SpeechTokenLayout
+from slimtts.teachers.base import SpeechTokenLayout
 
 PROMPT_TOKENS = 32
 DECODED_TOKENS = 24

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from slimtts.decoding.generation import spoken_head
 from slimtts.decoding.teacher_forcing import ForcedBatch, hidden_states
-from slimtts.teachers.llasa import SpeechTokenLayout
+from slimtts.teachers.base import SpeechTokenLayout
 
 Layers = tuple[int, ...]
 

@@ -19,7 +19,8 @@ from slimtts.params import DistillStudentParams, Params
 from slimtts.results import DistillReport, PrunePlan, SubsetReport
 from slimtts.storage import atomic_path
 from slimtts.teachers.base import Teacher
-from slimtts.teachers.loading import hash_weights, load_language_model, load_teacher
+from slimtts.teachers.checkpoint import hash_weights, load_language_model
+from slimtts.teachers.loading import load_teacher
 from slimtts.workspace import Workspace
 
 

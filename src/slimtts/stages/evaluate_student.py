@@ -29,7 +29,8 @@ from slimtts.stages.score_layers import open_recognizer
 from slimtts.stages.voices import SpeakingTask, speaking_tasks
 from slimtts.storage import atomic_path
 from slimtts.teachers.base import Teacher
-from slimtts.teachers.loading import load_language_model, load_teacher
+from slimtts.teachers.checkpoint import load_language_model
+from slimtts.teachers.loading import load_teacher
 from slimtts.workspace import Workspace
 
 logger = logging.getLogger(__name__)

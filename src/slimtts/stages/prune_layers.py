@@ -19,7 +19,8 @@ from slimtts.stages.score_layers import forced_batches
 from slimtts.stages.voices import SpeakingTask
 from slimtts.storage import atomic_path
 from slimtts.teachers.base import Prompt, Teacher
-from slimtts.teachers.loading import load_language_model, load_teacher
+from slimtts.teachers.checkpoint import load_language_model
+from slimtts.teachers.loading import load_teacher
 from slimtts.workspace import Workspace
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from slimtts.promotion import judge
 from slimtts.results import EvaluationReport, Lineage, PrunePlan, Release, SubsetReport
 from slimtts.stages.model_card import model_card
 from slimtts.storage import atomic_path
-from slimtts.teachers.loading import hash_weights
+from slimtts.teachers.checkpoint import hash_weights
 from slimtts.workspace import Workspace
 
 logger = logging.getLogger(__name__)

@@ -27,7 +27,8 @@ from slimtts.scoring.wli import FULL_MODEL, Trial, leave_one_out
 from slimtts.stages.voices import SpeakingTask, speaking_tasks
 from slimtts.storage import atomic_path
 from slimtts.teachers.base import Teacher
-from slimtts.teachers.loading import bundle_folder, load_teacher
+from slimtts.teachers.loading import load_teacher
+from slimtts.teachers.nano import bundle_folder
 from slimtts.workspace import Workspace
 
 logger = logging.getLogger(__name__)

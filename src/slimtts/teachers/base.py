@@ -11,7 +11,6 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from slimtts.codec.base import SpeechCodec
-from slimtts.teachers.llasa import SpeechTokenLayout
 
 
 @dataclass(frozen=True)
@@ -22,10 +21,56 @@ class Prompt:
     codes: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True)
+class SpeechTokenLayout:
+    """Where speech lives in the vocabulary: code i is id `first_code_id + i`, END closes an utterance.
+
+    The output head has a row for every id from `first_head_id` on: 0 for a head over the whole vocabulary.
+    """
+
+    first_code_id: int
+    num_codes: int
+    end_id: int
+    pad_id: int
+    first_head_id: int = 0
+
+    def to_ids(self, codes: Sequence[int]) -> list[int]:
+        """Codec codes -> token ids."""
+        return [self.first_code_id + code for code in codes]
+
+    def to_codes(self, ids: Sequence[int]) -> list[int]:
+        """Token ids -> codec codes; stops at END."""
+        codes = []
+        for token in ids:
+            if token == self.end_id:
+                break
+            codes.append(token - self.first_code_id)
+        return codes
+
+
 class Family(Protocol):
-    """How one family of teachers is laid out; one file below `teachers/` each."""
+    """One family of teachers; one file below `teachers/` each, listed in `teachers/loading.py`."""
 
     name: str
+    license: str  # of the published weights; it binds every student
+
+    @property
+    def training_hours(self) -> float:
+        """Of speech, behind the published weights."""
+        ...
+
+    @property
+    def corpus_folder(self) -> Path | None:
+        """A token corpus that comes with the family, or None."""
+        ...
+
+    def load_codec(self, source: str) -> SpeechCodec:
+        """The codec at `source`, a folder or hub id; "" is the family's own."""
+        ...
+
+    def load_model(self, folder: Path) -> Any:
+        """A checkpoint of the family, teacher or student: layers in `model.model.layers`, fp32, eval, strict."""
+        ...
 
     def layout(self, tokenizer: PreTrainedTokenizerBase, codec: SpeechCodec) -> SpeechTokenLayout:
         """Where speech lives in the vocabulary."""
@@ -46,7 +91,7 @@ class Family(Protocol):
 
 @dataclass(frozen=True)
 class Teacher:
-    """A teacher ready for work; `corpus_folder` is a token corpus that comes with it, or None."""
+    """A teacher ready for work."""
 
     family: Family
     model: Any
@@ -55,8 +100,16 @@ class Teacher:
     codec: SpeechCodec
     folder: Path
     weights_sha256: str
-    training_hours: float
-    corpus_folder: Path | None
+
+    @property
+    def training_hours(self) -> float:
+        """Of speech."""
+        return self.family.training_hours
+
+    @property
+    def corpus_folder(self) -> Path | None:
+        """A token corpus that comes with it, or None."""
+        return self.family.corpus_folder
 
     @property
     def num_layers(self) -> int:

@@ -8,11 +8,11 @@ prompt's codes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
 from slimtts.errors import InvalidInputError
+from slimtts.teachers.base import SpeechTokenLayout
 
 INSTRUCTION = "Convert the text to speech:"
 TEXT_START, TEXT_END = "<|TEXT_UNDERSTANDING_START|>", "<|TEXT_UNDERSTANDING_END|>"
@@ -20,29 +20,6 @@ SPEECH_START, SPEECH_END = "<|SPEECH_GENERATION_START|>", "<|SPEECH_GENERATION_E
 FIRST_SPEECH_TOKEN = "<|s_0|>"
 # The Llama-3.2 template prints today's date unless it is told one: a moving prompt would move every number.
 PINNED_DATE = "26 Jul 2024"
-
-
-@dataclass(frozen=True)
-class SpeechTokenLayout:
-    """Where speech lives in the vocabulary: code i is id `first_code_id + i`, END closes an utterance."""
-
-    first_code_id: int
-    num_codes: int
-    end_id: int
-    pad_id: int
-
-    def to_ids(self, codes: Sequence[int]) -> list[int]:
-        """Codec codes -> token ids."""
-        return [self.first_code_id + code for code in codes]
-
-    def to_codes(self, ids: Sequence[int]) -> list[int]:
-        """Token ids -> codec codes; stops at END."""
-        codes = []
-        for token in ids:
-            if token == self.end_id:
-                break
-            codes.append(token - self.first_code_id)
-        return codes
 
 
 def speech_layout(tokenizer: PreTrainedTokenizerBase, num_codes: int) -> SpeechTokenLayout:

@@ -9,9 +9,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 
 from slimtts.data.manifest import Utterance
 from slimtts.nano.tokenizer_training import build_tokenizer
-from slimtts.teachers.base import Teacher
-from slimtts.teachers.llasa import SpeechTokenLayout
-from slimtts.teachers.loading import NanoFamily
+from slimtts.teachers.base import SpeechTokenLayout, Teacher
+from slimtts.teachers.nano import NanoFamily
 
 NUM_CODES = 16
 
@@ -34,6 +33,23 @@ class BeepCodec:
         frames = waveform[:, : waveform.shape[1] // 640 * 640].unflatten(1, (-1, 640))
         strength = torch.fft.rfft(frames).abs()[..., 8 : 8 + 4 * NUM_CODES : 4]
         return strength.argmax(-1)
+
+
+class TinyFamily(NanoFamily):
+    """The bundled family without its corpus, trained on an hour, unless told otherwise."""
+
+    def __init__(self, corpus_folder: Path | None = None, training_hours: float = 1.0) -> None:
+        self._corpus_folder, self._training_hours = corpus_folder, training_hours
+
+    @property
+    def corpus_folder(self) -> Path | None:
+        """As told."""
+        return self._corpus_folder
+
+    @property
+    def training_hours(self) -> float:
+        """As told."""
+        return self._training_hours
 
 
 def tiny_config(kind: str, num_layers: int, vocab_size: int, tied: bool) -> LlamaConfig | Qwen2Config:
@@ -74,7 +90,7 @@ def tiny_teacher(folder: Path, num_layers: int = 4, seed: int = 0) -> Teacher:
     # A tied random model only repeats its last token: untied, it says something.
     model = tiny_model(num_layers=num_layers, vocab_size=len(tokenizer), tied=False, seed=seed)
     model.save_pretrained(folder)
-    return Teacher(NanoFamily(), model, tokenizer, layout, codec, folder, "0" * 64, 1.0, None)
+    return Teacher(TinyFamily(), model, tokenizer, layout, codec, folder, "0" * 64)
 
 
 def tiny_utterances(count: int, seed: int = 0) -> list[Utterance]:

@@ -9,8 +9,8 @@ import torch
 
 from slimtts.codec.nano_codec import NanoCodec, NanoCodecConfig
 from slimtts.errors import InvalidInputError
-from slimtts.teachers.base import Teacher
-from slimtts.teachers.llasa import SpeechTokenLayout
+from slimtts.teachers.base import SpeechTokenLayout, Teacher
+from slimtts.testing.tiny import TinyFamily
 
 NAMES = "anna peter maria oscar julia thomas robert emma".split()
 VERBS = "found carried painted followed stole washed".split()
@@ -68,13 +68,11 @@ def token_corpus(tmp_path: Path) -> Path:
 @pytest.fixture
 def teacher(codec: NanoCodec, token_corpus: Path) -> Teacher:
     return Teacher(
-        family=None,
+        family=TinyFamily(token_corpus, 5.0),
         model=None,
         tokenizer=None,
         layout=SpeechTokenLayout(10, 4096, 1, 0),
         codec=codec,
         folder=token_corpus,
         weights_sha256="0" * 64,
-        training_hours=5.0,
-        corpus_folder=token_corpus,
     )

@@ -12,6 +12,7 @@ from slimtts.errors import InvalidInputError
 from slimtts.params import Params, load_params
 from slimtts.results import SubsetReport
 from slimtts.stages import subset_data as stage
+from slimtts.testing.tiny import TinyFamily
 from slimtts.workspace import Workspace
 
 SHIPPED = Path(__file__).parents[3] / "params.yaml"
@@ -103,7 +104,7 @@ def test_utterances_that_decoding_would_cut_are_dropped(workspace: Workspace) ->
 
 
 def test_a_teacher_without_corpus_needs_a_manifest(workspace: Workspace, teacher, monkeypatch, one_line) -> None:
-    object.__setattr__(teacher, "corpus_folder", None)
+    object.__setattr__(teacher, "family", TinyFamily())
     with pytest.raises(InvalidInputError) as error:
         stage.subset_data(run_params(), workspace)
     assert "manifest.jsonl" in one_line(error.value)

@@ -10,7 +10,7 @@ from slimtts.evaluation.word_errors import corpus_wer, count_word_errors
 from slimtts.nano.card import held_out_rows
 from slimtts.nano.grammar import split_of, vocabulary
 from slimtts.speech import Speaker
-from slimtts.teachers.loading import bundle_folder
+from slimtts.teachers.nano import bundle_folder
 
 BUNDLE = bundle_folder()
 CARD = json.loads((BUNDLE / "card.json").read_text())

@@ -5,7 +5,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from slimtts.pruning.ffn_width import channel_importance, keep_channels, kept_width, narrow_ffn
-from slimtts.teachers.loading import load_language_model
+from slimtts.teachers.checkpoint import load_language_model
 from slimtts.testing.tiny import tiny_config, tiny_model
 
 MODELS = [("llama", True), ("llama", False), ("qwen2", True), ("qwen2", False)]

@@ -11,7 +11,7 @@ from slimtts.params import load_params
 from slimtts.pruning import budget
 from slimtts.results import LayerScores, PrunePlan
 from slimtts.stages import prune_layers as stage
-from slimtts.teachers.loading import load_language_model
+from slimtts.teachers.checkpoint import load_language_model
 from slimtts.testing.tiny import tiny_utterances
 from slimtts.workspace import Workspace
 

@@ -10,7 +10,7 @@ from slimtts.errors import InvalidInputError
 from slimtts.pruning.plan import check_retained, plan_retained
 from slimtts.pruning.surgery import remove_layers
 from slimtts.results import LayerScores
-from slimtts.teachers.loading import load_language_model
+from slimtts.teachers.checkpoint import load_language_model
 from slimtts.testing.tiny import tiny_model
 
 MODELS = [("llama", True), ("llama", False), ("qwen2", True), ("qwen2", False)]

@@ -23,8 +23,8 @@ from slimtts.stages import teacher_speech
 from slimtts.stages.teacher_speech import Demands, Line, Take, keep_best, lines_to_speak, speak_lines
 from slimtts.stages.voices import speaking_tasks
 from slimtts.teachers.base import Prompt
-from slimtts.teachers.loading import load_language_model
-from slimtts.testing.tiny import NUM_CODES, tiny_utterances
+from slimtts.teachers.checkpoint import load_language_model
+from slimtts.testing.tiny import NUM_CODES, TinyFamily, tiny_utterances
 from slimtts.workspace import Workspace
 
 SHIPPED = load_params(Path(__file__).parents[3] / "params.yaml")
@@ -201,7 +201,7 @@ def small(teacher, tmp_path, monkeypatch):
     folder.mkdir()
     np.savez(folder / "codes.npz", codes=np.concatenate(codes), offsets=np.cumsum([0, *map(len, codes)]))
     (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    mine = dataclasses.replace(teacher, corpus_folder=folder, training_hours=0.1)
+    mine = dataclasses.replace(teacher, family=TinyFamily(folder, 0.1))
     monkeypatch.setattr(stage, "load_teacher", lambda _, with_model: mine)
     monkeypatch.setattr(stage, "open_recognizer", lambda _: StandIn(mine.codec))
     monkeypatch.setattr(teacher_speech, "LINES_A_GROUP", 16)

@@ -1,0 +1,62 @@
+"""The bundled member of the LLaSA family: LLaSA's prompt with the small codec's 4,096 codes."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from slimtts.codec.base import SpeechCodec
+from slimtts.codec.nano_codec import NanoCodec
+from slimtts.teachers import llasa
+from slimtts.teachers.base import Prompt, SpeechTokenLayout
+from slimtts.teachers.checkpoint import load_language_model
+
+
+def bundle_folder() -> Path:
+    """Where the bundled teacher's files are: teacher/, codec/, asr/, corpus/, card.json."""
+    return Path(str(resources.files("slimtts"))) / "nano" / "bundle"
+
+
+class NanoFamily:
+    """The bundled teacher and its students."""
+
+    name = "nano"
+    license = "Apache-2.0"
+
+    @property
+    def training_hours(self) -> float:
+        """As its card says."""
+        return float(json.loads((bundle_folder() / "card.json").read_text())["training_hours"])
+
+    @property
+    def corpus_folder(self) -> Path | None:
+        """Codes of the one codec of this family, whoever the teacher is."""
+        return bundle_folder() / "corpus"
+
+    def load_codec(self, source: str) -> SpeechCodec:
+        """The bundled codec, or a folder of the same kind."""
+        return NanoCodec.load(Path(source) if source else bundle_folder() / "codec")
+
+    def load_model(self, folder: Path) -> Any:
+        """A Llama."""
+        return load_language_model(folder)
+
+    def layout(self, tokenizer: PreTrainedTokenizerBase, codec: SpeechCodec) -> SpeechTokenLayout:
+        """Where speech lives in the vocabulary."""
+        return llasa.speech_layout(tokenizer, codec.num_codes)
+
+    def prompt_ids(
+        self, tokenizer: PreTrainedTokenizerBase, layout: SpeechTokenLayout, text: str, prompt: Prompt
+    ) -> list[int]:
+        """LLaSA's zero-shot prompt."""
+        return llasa.prompt_ids(tokenizer, layout, text, prompt.text, prompt.codes)
+
+    def textless_prompt_ids(
+        self, tokenizer: PreTrainedTokenizerBase, layout: SpeechTokenLayout, prompt: Prompt
+    ) -> list[int]:
+        """LLaSA's zero-shot prompt with an empty text."""
+        return llasa.textless_prompt_ids(tokenizer, layout, prompt.codes)
