@@ -33,6 +33,7 @@ class TeacherParams(Section):
     source: str
     revision: str = ""
     codec: str = ""
+    training_hours: Annotated[float, Field(gt=0)] | None = None
 
 
 class DecodingParams(Section):
@@ -43,6 +44,7 @@ class DecodingParams(Section):
     max_new_tokens: PositiveInt
     batch_rows: PositiveInt
     seed: Seed
+    repetition_aware: bool = False
 
 
 class RecogniserParams(Section):
@@ -66,6 +68,8 @@ class SubsetDataParams(Section):
     teacher_temperature: Annotated[float, Field(gt=0, le=2)]
     max_take_wer: Annotated[float, Field(ge=0, le=1)]
     extra_texts: Annotated[int, Field(ge=0)]
+    text_list: str
+    on_bad_audio: Literal["fail", "drop"]
     seed: Seed
 
 
@@ -119,6 +123,7 @@ class DistillStudentParams(Section):
     on_policy_share: Annotated[float, Field(ge=0, le=1)]
     guidance_text: Annotated[float, Field(ge=0, le=10)]
     guidance_voice: Annotated[float, Field(ge=0, le=10)]
+    bistream_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     checkpoint_every_steps: PositiveInt
     control: bool
     device: Literal["auto", "cpu", "cuda"]

@@ -33,6 +33,11 @@ class Workspace:
         return self.root / "progress" / "subset_data"
 
     @property
+    def encoding_progress(self) -> Path:
+        """subset_data: codes of recordings, kept between attempts."""
+        return self.root / "progress" / "subset_codes"
+
+    @property
     def scores(self) -> Path:
         """score_layers: scores.json, scores.png."""
         return self.root / "scores"

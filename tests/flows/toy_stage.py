@@ -23,7 +23,8 @@ def interval(value):
 
 
 def subset_data(params, ws):
-    ws.speaking_progress.mkdir(parents=True, exist_ok=True)
+    for progress in (ws.speaking_progress, ws.encoding_progress):
+        progress.mkdir(parents=True, exist_ok=True)
     split = r.SplitSummary(utterances=params["subset_data"]["test_utterances"], hours=0.1, words=50)
     r.SubsetReport(
         strategy="coverage", teacher_hours=10, share=0.04, word_coverage=1.0, splits={"test": split}, dropped={},

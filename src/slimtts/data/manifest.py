@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -24,11 +24,17 @@ SplitName = Literal["train", "selection", "test"]
 MEND = "mend or remove this line"
 
 
-def _speakable(text: str) -> str:
+def unspeakable(text: str) -> str | None:
+    """What a text would need to be spoken, or None when it can be."""
     if "<|" in text:
-        raise ValueError("text without the control marker '<|'")
-    if not words_of(text):
-        raise ValueError("text with at least one word")
+        return "text without the control marker '<|'"
+    return None if words_of(text) else "text with at least one word"
+
+
+def _speakable(text: str) -> str:
+    wanting = unspeakable(text)
+    if wanting is not None:
+        raise ValueError(wanting)
     return text
 
 
@@ -69,6 +75,7 @@ class AudioEntry:
 
 
 Row = TypeVar("Row", Utterance, AudioEntry)
+_AUDIO_ENTRY = TypeAdapter(AudioEntry)
 
 
 def _shorten(value: object) -> str:
@@ -76,8 +83,7 @@ def _shorten(value: object) -> str:
     return shown if len(shown) <= 80 else shown[:77] + "..."
 
 
-def _complaint(where: str, line: str, kind: type[Any], error: ValidationError) -> InvalidInputError:
-    """The first problem of a line, with the utterance's id if the line gives one."""
+def _line_complaint(where: str, line: str, kind: type[Any], error: ValidationError) -> InvalidInputError:
     problem = error.errors()[0]
     if problem["type"] == "json_invalid":
         return InvalidInputError(where, f"{problem['msg']}: {_shorten(line)}", "one JSON object a line", MEND)
@@ -85,6 +91,12 @@ def _complaint(where: str, line: str, kind: type[Any], error: ValidationError) -
         row = json.loads(line)
     except (ValueError, RecursionError):
         row = None
+    return _complaint(where, row, kind, error)
+
+
+def _complaint(where: str, row: object, kind: type[Any], error: ValidationError) -> InvalidInputError:
+    """The first problem of a row, with the utterance's id if the row gives one."""
+    problem = error.errors()[0]
     if isinstance(row, dict) and "id" in row:
         where = f"{where}, utterance {_shorten(row['id'])}"
     keys = ", ".join(field.name for field in fields(kind))
@@ -125,7 +137,7 @@ def _read_rows(path: Path, kind: type[Row], num_codes: int | None) -> list[Row]:
         try:
             row = adapter.validate_json(line)
         except ValidationError as error:
-            raise _complaint(where, line, kind, error) from None
+            raise _line_complaint(where, line, kind, error) from None
         where += f", utterance '{row.id}'"
         if row.id in first_line:
             raise InvalidInputError(where, f"id also in line {first_line[row.id]}", "unique ids", "rename one of them")
@@ -158,14 +170,36 @@ def read_audio_manifest(path: Path, num_codes: int | None = None) -> list[AudioE
         InvalidInputError: the file or a line is bad, or a path leaves the manifest's folder.
     """
     entries = _read_rows(path, AudioEntry, num_codes)
+    check_sound(path, entries)
+    return entries
+
+
+def check_sound(manifest: Path, entries: Iterable[AudioEntry]) -> None:
+    """Refuses rows without sound or with two kinds of it.
+
+    Raises:
+        InvalidInputError: neither or both of audio and codes, or a path leaves the manifest's folder.
+    """
     for entry in entries:
-        what = f"{path.name}, utterance '{entry.id}'"
+        what = f"{manifest.name}, utterance '{entry.id}'"
         if (entry.audio is None) == (entry.codes is None):
             observed = "neither audio nor codes" if entry.audio is None else "both audio and codes"
             raise InvalidInputError(what, observed, "exactly one of them", MEND)
         if entry.audio is not None:
-            audio_path(path.parent, entry.audio, what)
-    return entries
+            audio_path(manifest.parent, entry.audio, what)
+
+
+def audio_entry(values: Mapping[str, Any], where: str) -> AudioEntry:
+    """A row from elsewhere than JSON lines, checked as a line is; absent values are None.
+
+    Raises:
+        InvalidInputError: a value is bad; names `where`, the id, observed and allowed.
+    """
+    given = {key: value for key, value in values.items() if value is not None}
+    try:
+        return _AUDIO_ENTRY.validate_json(json.dumps(given, default=repr))
+    except ValidationError as error:
+        raise _complaint(where, given, AudioEntry, error) from None
 
 
 def audio_path(folder: Path, audio: str, what: str) -> Path:

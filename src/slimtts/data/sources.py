@@ -1,4 +1,4 @@
-"""Where utterances come from: a token corpus, or a manifest of audio files or codes.
+"""Where utterances come from: the teacher's token corpus, or what a path holds.
 
 Candidates are cheap to list; codes are computed only for those that were chosen.
 """
@@ -6,36 +6,89 @@ Candidates are cheap to list; codes are computed only for those that were chosen
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
-import torch
-
-from slimtts.data.audio import read_audio, read_header, resample
-from slimtts.data.manifest import AudioEntry, audio_path, check_codes, read_audio_manifest
+from slimtts.data.hf_dataset import is_hf_dataset, read_hf_dataset
+from slimtts.data.lhotse_cuts import read_cuts
+from slimtts.data.llasa_memmap import TokenRows, is_llasa_memmap, llasa_memmap_source
+from slimtts.data.manifest import check_codes, read_audio_manifest
+from slimtts.data.parquet_manifest import read_parquet_manifest
+from slimtts.data.speech_folder import is_libritts, is_ljspeech, read_libritts, read_ljspeech
+from slimtts.data.speech_source import CodecFacts, SpeechSource, entries_source, recordings_source
 from slimtts.data.splits import Candidate
 from slimtts.data.token_corpus import load_token_corpus
 from slimtts.errors import InvalidInputError
 
+ALLOWED = (
+    "a manifest.jsonl, a .parquet manifest, Lhotse's cuts.jsonl or cuts.jsonl.gz, or a folder as LJSpeech "
+    "(metadata.csv, wavs/), LibriTTS (SPEAKER/CHAPTER/*.normalized.txt), datasets.save_to_disk (state.json or "
+    "dataset_dict.json) or LLaSA's token rows (train_input_ids.memmap)"
+)
+FOLDER_KINDS = {
+    "hf_dataset": is_hf_dataset,
+    "llasa_memmap": is_llasa_memmap,
+    "ljspeech": is_ljspeech,
+    "libritts": is_libritts,
+}
+LONGEST_PEEK = 1 << 20  # characters of a first line
 
-@dataclass(frozen=True)
-class CodecFacts:
-    """What a source needs to know of the teacher's codec; `encode` maps float [1, N] to int codes [1, F]."""
 
-    sample_rate_hz: int
-    frame_rate_hz: float
-    num_codes: int
-    encode: Callable[[torch.Tensor], torch.Tensor]
+def source_kind(path: Path) -> str:
+    """manifest, parquet, lhotse, ljspeech, libritts, hf_dataset or llasa_memmap, by what is at the path.
+
+    Raises:
+        InvalidInputError: nothing is there, or nothing of these.
+    """
+    if path.is_dir():
+        kinds = [kind for kind, is_kind in FOLDER_KINDS.items() if is_kind(path)]
+        if len(kinds) == 1:
+            return kinds[0]
+        found = " and ".join(kinds) or f"a folder with {_listing(path)}"
+        raise InvalidInputError(f"subset_data.source {path}", found, ALLOWED, "correct subset_data.source")
+    if path.suffix == ".parquet":
+        return "parquet"
+    if path.name.endswith(".jsonl.gz"):
+        return "lhotse"
+    if path.suffix == ".jsonl":
+        return "lhotse" if _first_row_is_a_cut(path) else "manifest"
+    found = f"a file '{path.name}'" if path.exists() else "no such file or folder"
+    raise InvalidInputError(f"subset_data.source {path}", found, ALLOWED, "correct subset_data.source")
 
 
-@dataclass(frozen=True)
-class SpeechSource:
-    """All utterances, and the codes of one of them by id."""
+def _listing(folder: Path) -> str:
+    names = sorted(child.name + "/" * child.is_dir() for child in folder.iterdir())
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "nothing"
 
-    candidates: tuple[Candidate, ...]
-    codes_of: Callable[[str], tuple[int, ...]]
+
+def _first_row_is_a_cut(path: Path) -> bool:
+    try:
+        with path.open(encoding="utf-8-sig") as lines:
+            row = json.loads(lines.readline(LONGEST_PEEK))
+    except (OSError, ValueError, RecursionError):  # the manifest's reader says what is wrong
+        return False
+    return isinstance(row, dict) and str(row.get("type", "")).endswith("Cut")
+
+
+def open_path(path: Path, codec: CodecFacts, tokens: TokenRows, drop_bad_audio: bool) -> SpeechSource:
+    """The source at a path; every audio file's header is checked now, its samples when its codes are asked for.
+
+    `tokens` says how the teacher reads LLaSA's token rows.
+
+    Raises:
+        InvalidInputError: no such kind of source, or a row or an audio file is bad (files: unless `drop_bad_audio`).
+    """
+    kind = source_kind(path)
+    if kind == "llasa_memmap":
+        return llasa_memmap_source(path, tokens, codec.frame_rate_hz)
+    if kind in ("lhotse", "hf_dataset"):
+        rows = read_cuts(path) if kind == "lhotse" else read_hf_dataset(path)
+        return recordings_source(str(path), rows, codec, drop_bad_audio)
+    if kind in ("ljspeech", "libritts"):
+        entries = read_ljspeech(path) if kind == "ljspeech" else read_libritts(path)
+        return entries_source(str(path), path, entries, codec, drop_bad_audio)
+    read_manifest = read_parquet_manifest if kind == "parquet" else read_audio_manifest
+    return entries_source(str(path), path.parent, read_manifest(path, codec.num_codes), codec, drop_bad_audio)
 
 
 def token_corpus_source(folder: Path, codec: CodecFacts) -> SpeechSource:
@@ -62,34 +115,3 @@ def token_corpus_source(folder: Path, codec: CodecFacts) -> SpeechSource:
     )
     index_of = {candidate.id: index for index, candidate in enumerate(candidates)}
     return SpeechSource(candidates, lambda utterance_id: tuple(corpus.codes_of(index_of[utterance_id]).tolist()))
-
-
-def manifest_source(manifest: Path, codec: CodecFacts) -> SpeechSource:
-    """A manifest.jsonl; every audio file's header is checked now, its samples when its codes are asked for.
-
-    Raises:
-        InvalidInputError: a row or an audio file is bad; `codes_of` raises it for samples that cannot be used.
-    """
-    entries = {entry.id: entry for entry in read_audio_manifest(manifest, codec.num_codes)}
-    if not entries:
-        raise InvalidInputError(str(manifest), "no rows", "at least one utterance", "fill the manifest")
-
-    def located(entry: AudioEntry) -> Path:
-        return audio_path(manifest.parent, entry.audio or "", f"{manifest.name}, utterance '{entry.id}'")
-
-    def duration_s(entry: AudioEntry) -> float:
-        if entry.codes is not None:
-            return len(entry.codes) / codec.frame_rate_hz
-        return read_header(located(entry), entry.sample_rate_hz, entry.id).duration_s
-
-    def codes_of(utterance_id: str) -> tuple[int, ...]:
-        entry = entries[utterance_id]
-        if entry.codes is not None:
-            return entry.codes
-        wave, rate_hz = read_audio(located(entry), entry.sample_rate_hz, entry.id)
-        return tuple(codec.encode(resample(wave, rate_hz, codec.sample_rate_hz).unsqueeze(0))[0].tolist())
-
-    candidates = tuple(
-        Candidate(entry.id, entry.text, entry.voice, duration_s(entry), entry.split) for entry in entries.values()
-    )
-    return SpeechSource(candidates, codes_of)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from slimtts.decoding import ras
 from slimtts.params import DecodingParams
 from slimtts.teachers.base import SpeechTokenLayout
 
@@ -66,18 +67,32 @@ def spoken_bias(model: Any, layout: SpeechTokenLayout) -> torch.Tensor | None:
     return None if bias is None else _spoken_rows(bias, layout)
 
 
-def _spoken_rows(of_head: torch.Tensor, layout: SpeechTokenLayout) -> torch.Tensor:
+def trained_head(model: Any, layout: SpeechTokenLayout) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Rows of the output head that are labels in training, and their bias: those of `spoken_head`, then the others."""
+    of_head, more = model.get_output_embeddings(), layout.labels_after_end
+    bias = getattr(of_head, "bias", None)
+    return _spoken_rows(of_head.weight, layout, more), None if bias is None else _spoken_rows(bias, layout, more)
+
+
+def _spoken_rows(of_head: torch.Tensor, layout: SpeechTokenLayout, more: int = 0) -> torch.Tensor:
     first, end = layout.first_code_id - layout.first_head_id, layout.end_id - layout.first_head_id
-    return torch.cat([of_head[first : first + layout.num_codes], of_head[end : end + 1]])
+    return torch.cat([of_head[first : first + layout.num_codes], of_head[end : end + 1 + more]])
 
 
-def sample(logits: torch.Tensor, temperature: float, top_p: float, uniform: torch.Tensor) -> torch.Tensor:
-    """One id a row from logits [B, V]; greedy at temperature 0. `uniform` [B] in 0..1 decides for each row."""
+def sample(
+    logits: torch.Tensor, temperature: float, top_p: float, uniform: torch.Tensor, top_k: int | None = None
+) -> torch.Tensor:
+    """One id a row from logits [B, V]; greedy at temperature 0. `uniform` [B] in 0..1 decides for each row.
+
+    `top_p` and `top_k` both limit the ids to choose among, and both look at the whole distribution.
+    """
     if temperature == 0:
         return logits.argmax(-1)
     probabilities, order = torch.softmax(logits / temperature, -1).sort(-1, descending=True)
     cumulative = probabilities.cumsum(-1)
     probabilities[cumulative - probabilities >= top_p] = 0
+    if top_k is not None:
+        probabilities[:, top_k:] = 0
     cumulative = probabilities.cumsum(-1)
     rank = (cumulative < uniform.unsqueeze(-1) * cumulative[:, -1:]).sum(-1, keepdim=True)
     return order.gather(-1, rank.clamp(max=logits.shape[-1] - 1)).squeeze(-1)
@@ -114,11 +129,11 @@ def generate_batch(
     head, bias = spoken_head(model, layout), spoken_bias(model, layout)
     ids, mask = _left_padded(prompts, layout.pad_id, device)
     rows = len(prompts) // passes
-    uniforms = torch.zeros(rows, decoding.max_new_tokens)
+    uniforms = torch.zeros(2, rows, decoding.max_new_tokens)  # the second is for what is drawn again
     if decoding.temperature > 0:
         for row, seed in enumerate(row_seeds or range(rows)):
             generator = torch.Generator().manual_seed(decoding.seed * 1_000_003 + seed)
-            uniforms[row] = torch.rand(decoding.max_new_tokens, generator=generator)
+            uniforms[:, row] = torch.rand(2, decoding.max_new_tokens, generator=generator)
     cache = DynamicCache(config=model.config)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     out = torch.full((rows, decoding.max_new_tokens), layout.num_codes, device=device)
@@ -131,7 +146,12 @@ def generate_batch(
             logits = torch.nn.functional.linear(hidden, head, bias).float()
             if mix is not None:
                 logits = mix(logits)
-            chosen = sample(logits, decoding.temperature, decoding.top_p, uniforms[:, step].to(device))
+            first, second = uniforms[:, :, step].to(device)
+            top_k = ras.TOP_K if decoding.repetition_aware else None
+            chosen = sample(logits, decoding.temperature, decoding.top_p, first, top_k)
+            if decoding.repetition_aware:
+                again = ras.is_repetition(chosen, out[:, max(0, step - ras.WINDOW) : step])
+                chosen = torch.where(again, sample(logits, decoding.temperature, 1.0, second), chosen)
             out[:, step] = torch.where(ended, layout.num_codes, chosen)
             ended |= chosen == layout.num_codes
             if bool(ended.all()):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from slimtts.data.manifest import Utterance
-from slimtts.teachers.base import Prompt, Teacher
+from slimtts.teachers.base import Prompt, StreamsText, Teacher
 
 NO_TARGET = -100
 
@@ -61,13 +61,29 @@ def forced_sequence(
 ) -> ForcedSequence:
     """The utterance after its prompt.
 
-    Its own codes and END are targets; with `prompt_is_target` the prompt's codes too, as the LLaSA family trains.
+    Its own codes and END are targets; with `prompt_is_target` the prompt's codes too, as the LLaSA family trains,
+    where the family lays them right before.
     """
     before = teacher.prompt_ids(utterance.text, prompt)
     ids = [*before, *teacher.layout.to_ids(utterance.codes)]
-    spoken_before = prompt.codes if prompt_is_target else ()
+    continued = before[len(before) - len(prompt.codes) :] == teacher.layout.to_ids(prompt.codes)
+    spoken_before = prompt.codes if prompt_is_target and continued else ()
     targets = (*spoken_before, *utterance.codes, teacher.layout.num_codes)
     return ForcedSequence(tuple(ids), len(before) - len(spoken_before) - 1, targets)
+
+
+def bistream_sequence(teacher: Teacher, utterance: Utterance, prompt: Prompt) -> ForcedSequence | None:
+    """Prompt and utterance as one, in the layout for text that arrives piece by piece; None where there is none.
+
+    The targets have gaps, NO_TARGET, and are rows of the head in training: codes, END, then the layout's other labels.
+    """
+    if not isinstance(teacher.family, StreamsText):
+        return None
+    pairs = teacher.family.bistream_labels(teacher.tokenizer, teacher.layout, utterance.text, prompt, utterance.codes)
+    if pairs is None:
+        return None
+    ids, labels = zip(*pairs, strict=True)
+    return ForcedSequence(ids, 0, tuple(NO_TARGET if label is None else label for label in labels))
 
 
 def collate(sequences: Sequence[ForcedSequence], pad_id: int) -> ForcedBatch:

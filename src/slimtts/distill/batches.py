@@ -12,8 +12,9 @@ import numpy as np
 from slimtts.data.batching import token_budget_batches
 from slimtts.data.manifest import Utterance
 from slimtts.decoding.guidance import UNGUIDED, Guidance, collate_passes, prompt_passes
-from slimtts.decoding.teacher_forcing import ForcedBatch, ForcedSequence, collate, forced_sequence
-from slimtts.teachers.base import Prompt, Teacher
+from slimtts.decoding.teacher_forcing import ForcedBatch, ForcedSequence, bistream_sequence, collate, forced_sequence
+from slimtts.errors import InvalidInputError
+from slimtts.teachers.base import Prompt, StreamsText, Teacher
 
 STEPS_A_POOL = 8
 
@@ -22,6 +23,7 @@ class PairSampler:
     """Endless batches of at most `tokens_per_step` padded tokens.
 
     Under guidance only the utterance's own codes are targets, and the batches carry the companions of the other passes.
+    `bistream_share` of the pairs is laid out as text that arrives piece by piece, for teacher and student alike.
     """
 
     def __init__(
@@ -31,7 +33,16 @@ class PairSampler:
         tokens_per_step: int,
         seed: int,
         guidance: Guidance = UNGUIDED,
+        bistream_share: float = 0.0,
     ) -> None:
+        if bistream_share and (guidance.companions or not isinstance(teacher.family, StreamsText)):
+            raise InvalidInputError(
+                "distill_student.bistream_share",
+                f"{bistream_share} for family {teacher.family.name}, guidance {guidance.companions or 'off'}",
+                "0, or cosyvoice2 without guidance",
+                "correct it in params.yaml",
+            )
+        self.bistream_share = bistream_share
         self.teacher, self.utterances, self.guidance = teacher, utterances, guidance
         self.tokens_per_step, self.seed = tokens_per_step, seed
         self.same_voice: dict[str, list[int]] = {}
@@ -40,6 +51,10 @@ class PairSampler:
 
     def sequence(self, target: Utterance, prompt: Prompt, rng: np.random.Generator) -> ForcedSequence:
         """What is learned from one pair; a variant may draw from `rng`."""
+        if self.bistream_share and rng.random() < self.bistream_share:
+            streamed = bistream_sequence(self.teacher, target, prompt)
+            if streamed is not None:
+                return streamed
         return forced_sequence(self.teacher, target, prompt, prompt_is_target=not self.guidance.companions)
 
     def collated(self, sequences: Sequence[ForcedSequence], asked: Sequence[tuple[str, Prompt]]) -> ForcedBatch:
@@ -56,7 +71,7 @@ class PairSampler:
         while tokens < 1.1 * STEPS_A_POOL * self.tokens_per_step:
             target = self.utterances[int(rng.integers(len(self.utterances)))]
             spoken = self.utterances[int(rng.choice(self.same_voice[target.voice]))]
-            prompt = Prompt(spoken.text, spoken.codes)
+            prompt = Prompt(spoken.text, spoken.codes, spoken.voice)
             asked.append((target.text, prompt))
             sequences.append(self.sequence(target, prompt, rng))
             tokens += len(sequences[-1].ids)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch.nn import functional as F
 
-from slimtts.decoding.generation import spoken_head
+from slimtts.decoding.generation import trained_head
 from slimtts.decoding.guidance import UNGUIDED, Guidance, guided_log_probabilities
 from slimtts.decoding.teacher_forcing import ForcedBatch
 from slimtts.distill import losses
@@ -63,7 +63,8 @@ PRESETS = {
 class Signals:
     """What one model gives on one batch; `layers[i]` is the output of layer i before the final norm, [B, T, D].
 
-    `hidden` [P, D] is what the output head [V, D] sees at the target positions.
+    `hidden` [P, D] is what the output head [V, D] sees at the target positions; a head's bias is one more column of
+    it, and hidden has a column of ones then.
     """
 
     embedding: torch.Tensor
@@ -99,8 +100,11 @@ def signals(model: Any, layout: SpeechTokenLayout, batch: ForcedBatch, with_atte
         out = model.model(inputs_embeds=embedding, use_cache=False, output_attentions=with_attention)
     if with_attention and not out.attentions:
         raise ValueError("attention probabilities need model.set_attn_implementation('eager')")
-    hidden = out.last_hidden_state[batch.is_target]
-    return Signals(embedding, layers, list(out.attentions or []), hidden, spoken_head(model, layout))
+    hidden, (head, bias) = out.last_hidden_state[batch.is_target], trained_head(model, layout)
+    if bias is not None:
+        hidden = torch.cat([hidden, torch.ones_like(hidden[:, :1])], dim=1)
+        head = torch.cat([head, bias.unsqueeze(1)], dim=1)
+    return Signals(embedding, layers, list(out.attentions or []), hidden, head)
 
 
 class HealingLoss:

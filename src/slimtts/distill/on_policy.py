@@ -57,7 +57,7 @@ class OnPolicyBatches:
         for _ in range(rows):
             target = sampler.utterances[int(rng.integers(len(sampler.utterances)))]
             voice = sampler.utterances[int(rng.choice(sampler.same_voice[target.voice]))]
-            asked.append((target.text, Prompt(voice.text, voice.codes)))
+            asked.append((target.text, Prompt(voice.text, voice.codes, voice.voice)))
             before.append(self.teacher.prompt_ids(*asked[-1]))
         seeds = [int(seed) for seed in rng.integers(2**31, size=rows)]
         made = generate_batch(self.student, self.teacher.layout, before, self.decoding, row_seeds=seeds)

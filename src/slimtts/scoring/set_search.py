@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from slimtts.decoding.generation import spoken_head
+from slimtts.decoding.generation import spoken_bias, spoken_head
 from slimtts.decoding.teacher_forcing import ForcedBatch, hidden_states
 from slimtts.teachers.base import SpeechTokenLayout
 
@@ -53,7 +53,8 @@ def target_log_probabilities(model: Any, layout: SpeechTokenLayout, batch: Force
 
 
 def _log_probabilities(hidden: torch.Tensor, model: Any, layout: SpeechTokenLayout, batch: ForcedBatch) -> torch.Tensor:
-    return F.log_softmax(F.linear(hidden[batch.is_target], spoken_head(model, layout)).float(), dim=-1)
+    logits = F.linear(hidden[batch.is_target], spoken_head(model, layout), spoken_bias(model, layout))
+    return F.log_softmax(logits.float(), dim=-1)
 
 
 def _inputs_of_layers(model: Any, retained: Layers, batch: ForcedBatch) -> list[torch.Tensor]:

@@ -53,7 +53,7 @@ def distill_student(params: Params, workspace: Workspace) -> DistillReport:
     data = SubsetReport.read(workspace.data / "report.json")
     utterances = read_utterances(workspace.data / "train.jsonl")
     guidance = Guidance(knobs.guidance_text, knobs.guidance_voice)
-    sampler = PairSampler(teacher, utterances, knobs.tokens_per_step, knobs.seed, guidance)
+    sampler = PairSampler(teacher, utterances, knobs.tokens_per_step, knobs.seed, guidance, knobs.bistream_share)
     mark = fingerprint(knobs, data.data_sha256, teacher.weights_sha256, hash_weights(workspace.pruned / "model"))
     preset = PRESETS[knobs.preset].changed(knobs.loss)
     losses = {

@@ -37,7 +37,7 @@ def calibration_tasks(utterances: list[Utterance], count: int) -> list[SpeakingT
     tasks = []
     for utterance in utterances[:count]:
         spoken = following[utterance.id]
-        prompt = Prompt() if spoken is utterance else Prompt(spoken.text, spoken.codes)
+        prompt = Prompt() if spoken is utterance else Prompt(spoken.text, spoken.codes, spoken.voice)
         tasks.append(SpeakingTask(utterance, prompt))
     return tasks
 

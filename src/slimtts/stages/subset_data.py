@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
+from slimtts.data.code_cache import EncodedRecordings, cache_folder, codec_fingerprint, encode_recordings
+from slimtts.data.llasa_memmap import TokenRows
 from slimtts.data.manifest import SPLITS, Utterance, data_sha256, write_utterances
 from slimtts.data.prompts import assign_prompts
-from slimtts.data.sources import CodecFacts, SpeechSource, manifest_source, token_corpus_source
+from slimtts.data.sources import ALLOWED, open_path, token_corpus_source
+from slimtts.data.speech_source import CodecFacts, Recording, SpeechSource
 from slimtts.data.splits import Candidate
 from slimtts.data.subset import Subset, select_subset, total_hours, vocabulary_of
+from slimtts.data.text_list import read_text_list
 from slimtts.errors import InvalidInputError
 from slimtts.params import Params
 from slimtts.results import SplitSummary, SubsetReport
@@ -41,17 +45,16 @@ def subset_data(params: Params, workspace: Workspace) -> SubsetReport:
     """
     knobs = params.subset_data
     teacher = load_teacher(params.teacher, with_model=knobs.speech != "corpus")
-    source = open_source(knobs.source, teacher, workspace.root)
-    # One of the new tokens is END.
-    max_duration_s = (params.decoding.max_new_tokens - 1) / teacher.codec.frame_rate_hz
-    subset = select_subset(source.candidates, knobs, teacher.training_hours, MIN_SPEECH_S, max_duration_s)
+    source = open_source(params, teacher, workspace.root)
+    subset, codes, dropped = choose(source, teacher, params, workspace.encoding_progress)
     prompts = assign_prompts([*subset.selection, *subset.test], subset.train, knobs.seed)
-    files = {split: _utterances(getattr(subset, split), source) for split in SPLITS}
-    workspace.speaking_progress.mkdir(parents=True, exist_ok=True)  # an output for DVC, whoever speaks
+    files = {split: _utterances(getattr(subset, split), codes) for split in SPLITS}
+    for progress in (workspace.encoding_progress, workspace.speaking_progress):
+        progress.mkdir(parents=True, exist_ok=True)  # outputs for DVC, whoever speaks
     spoken: list[Utterance] = []
-    dropped = Counter[str]()
     if knobs.speech != "corpus":
-        spoken, dropped = speak(teacher, subset, files["train"], params, workspace.speaking_progress)
+        spoken, dropped_takes = speak(teacher, subset, files["train"], params, workspace)
+        dropped += dropped_takes
     if knobs.speech == "teacher":
         prompt_ids = set(prompts.values())
         files["recorded"] = [row for row in files["train"] if row.id in prompt_ids]
@@ -80,19 +83,74 @@ def subset_data(params: Params, workspace: Workspace) -> SubsetReport:
     return report
 
 
+def choose(
+    source: SpeechSource, teacher: Teacher, params: Params, progress: Path
+) -> tuple[Subset, dict[str, tuple[int, ...]], Counter[str]]:
+    """The subset, the codes of its rows by id, and the source's rows that cannot be used, by reason.
+
+    A chosen recording that turns out bad when it is encoded is not there for the next choice.
+
+    Raises:
+        InvalidInputError: the source is too small, or a recording is bad and `subset_data.on_bad_audio` says fail.
+    """
+    knobs = params.subset_data
+    max_duration_s = (params.decoding.max_new_tokens - 1) / teacher.codec.frame_rate_hz  # one new token is END
+    unusable: dict[str, str] = {}
+    while True:
+        candidates = [row for row in source.candidates if row.id not in unusable]
+        subset = select_subset(candidates, knobs, teacher.training_hours, MIN_SPEECH_S, max_duration_s)
+        ids = [row.id for split in SPLITS for row in getattr(subset, split)]
+        encoded = encode_chosen(
+            {i: source.recordings[i] for i in ids if i in source.recordings}, teacher, params, progress
+        )
+        if not encoded.unusable:
+            codes = {i: encoded.codes[i] if i in encoded.codes else source.codes_of(i) for i in ids}
+            return subset, codes, source.dropped + Counter(unusable.values())
+        unusable |= encoded.unusable
+
+
+def encode_chosen(
+    recordings: Mapping[str, Recording], teacher: Teacher, params: Params, progress: Path
+) -> EncodedRecordings:
+    """Codes of the recordings; those made before stay in `progress`.
+
+    Raises:
+        BadAudioError: a recording is bad and `subset_data.on_bad_audio` says fail.
+    """
+    if not recordings:
+        return EncodedRecordings()
+    named = params.teacher
+    name = " ".join((named.family, named.source, named.revision, named.codec))
+    folder = cache_folder(progress, codec_fingerprint(teacher.codec, name))
+    with tqdm(total=len(recordings), desc="recordings are encoded", unit="recording") as bar:
+        return encode_recordings(
+            recordings, _facts(teacher), folder, params.subset_data.on_bad_audio == "drop", lambda n: bar.update(n)
+        )
+
+
 def speak(
-    teacher: Teacher, subset: Subset, recorded: Sequence[Utterance], params: Params, progress: Path
+    teacher: Teacher, subset: Subset, recorded: Sequence[Utterance], params: Params, workspace: Workspace
 ) -> tuple[list[Utterance], Counter[str]]:
     """The texts of the subset and further ones, spoken by the teacher; `recorded` is the subset's own speech.
 
     Raises:
-        InvalidInputError: too few further texts, an id without room for the teacher's version, or no usable take.
+        InvalidInputError: a bad list of texts, an id without room for the teacher's version, or no usable take.
     """
     knobs = params.subset_data
     targets = [*subset.train, *further_texts(subset, knobs.extra_texts)]
+    unlisted = Counter[str]()
+    if knobs.text_list:
+        listed, unlisted = read_text_list(
+            workspace.root / knobs.text_list,
+            {row.voice for row in subset.train},
+            targets,
+            [*subset.selection, *subset.test],
+            knobs.seed,
+        )
+        targets += listed
     lines = lines_to_speak(targets, subset.train, {row.id: row for row in recorded}, knobs.seed)
     recognizer = open_recognizer(params.recogniser)
-    folder = progress_folder(progress, lines, params, teacher, recognizer.name)
+    folder = progress_folder(workspace.speaking_progress, lines, params, teacher, recognizer.name)
     transcribe = transcriber(teacher, recognizer)
     with tqdm(total=len(lines), desc="the teacher speaks", unit="text") as bar:
         takes = speak_lines(teacher, lines, params, transcribe, MIN_SPEECH_S, folder, lambda n: bar.update(n))
@@ -105,53 +163,53 @@ def speak(
             "at least one",
             "raise max_take_wer or teacher_takes, or train on the corpus",
         )
-    return spoken, dropped
+    return spoken, dropped + unlisted
 
 
-def further_texts(subset: Subset, count: int) -> tuple[Candidate, ...]:
-    """The first `count` rows, in seeded order, that the budget left out and whose voice has a recording to prompt with.
-
-    Raises:
-        InvalidInputError: there are fewer.
-    """
+def further_texts(subset: Subset, most: int) -> tuple[Candidate, ...]:
+    """Rows, in seeded order, that the budget left out and whose voice has a recording to prompt with."""
     voices = {row.voice for row in subset.train}
     rows = [row for row in subset.left_out if row.voice in voices]
-    if len(rows) < count:
-        raise InvalidInputError(
-            "subset_data.extra_texts",
-            count,
-            f"at most {len(rows)}: the train texts outside the budget, in voices within it",
-            "lower extra_texts or give a source with more sentences",
-        )
-    return tuple(rows[:count])
+    return tuple(rows[:most])
 
 
-def open_source(source: str, teacher: Teacher, root: Path) -> SpeechSource:
-    """The teacher's own corpus for "bundled", else the manifest at that path (a relative one starts at `root`).
+def open_source(params: Params, teacher: Teacher, root: Path) -> SpeechSource:
+    """The teacher's own corpus for "bundled", else what is at that path (a relative one starts at `root`).
 
     Raises:
         InvalidInputError: the teacher came without a corpus, or the source is bad.
     """
-    codec = teacher.codec
-    facts = CodecFacts(codec.sample_rate_hz, codec.frame_rate_hz, codec.num_codes, codec.encode)
-    if source != BUNDLED:
-        return manifest_source(root / source, facts)
+    knobs = params.subset_data
+    if knobs.source != BUNDLED:
+        layout = teacher.layout
+        tokens = TokenRows(
+            lambda ids: str(teacher.tokenizer.decode(ids, clean_up_tokenization_spaces=False)),
+            layout.first_code_id,
+            layout.num_codes,
+            layout.end_id,
+        )
+        return open_path(root / knobs.source, _facts(teacher), tokens, knobs.on_bad_audio == "drop")
     if teacher.corpus_folder is None:
         raise InvalidInputError(
             "subset_data.source",
             "bundled",
-            "the path of a manifest.jsonl, for this teacher came without a corpus",
-            "write a manifest and name it in params.yaml",
+            f"for this teacher, which came without a corpus, the path of {ALLOWED}",
+            "name your data in params.yaml",
         )
-    return token_corpus_source(teacher.corpus_folder, facts)
+    return token_corpus_source(teacher.corpus_folder, _facts(teacher))
 
 
-def _utterances(rows: tuple[Candidate, ...], source: SpeechSource) -> list[Utterance]:
-    return [Utterance(row.id, row.text, row.voice, source.codes_of(row.id), row.duration_s) for row in rows]
+def _facts(teacher: Teacher) -> CodecFacts:
+    codec = teacher.codec
+    return CodecFacts(codec.sample_rate_hz, codec.frame_rate_hz, codec.num_codes, codec.encode)
+
+
+def _utterances(rows: tuple[Candidate, ...], codes: Mapping[str, tuple[int, ...]]) -> list[Utterance]:
+    return [Utterance(row.id, row.text, row.voice, codes[row.id], row.duration_s) for row in rows]
 
 
 def _report(
-    subset: Subset, dropped_takes: Counter[str], teacher_spoken: int, params: Params, teacher_hours: float, sha256: str
+    subset: Subset, dropped: Counter[str], teacher_spoken: int, params: Params, teacher_hours: float, sha256: str
 ) -> SubsetReport:
     splits: dict[str, tuple[Candidate, ...]] = {
         "train": subset.train,
@@ -167,7 +225,7 @@ def _report(
             name: SplitSummary(utterances=len(rows), hours=total_hours(rows), words=len(vocabulary_of(rows)))
             for name, rows in splits.items()
         },
-        dropped={**subset.dropped, **dropped_takes},
+        dropped={**subset.dropped, **dropped},
         data_sha256=sha256,
         teacher_spoken=teacher_spoken,
     )

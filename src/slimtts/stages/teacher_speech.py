@@ -92,7 +92,7 @@ def lines_to_speak(
         if text_key(spoken.text) == text_key(target.text):
             others = [row for row in train if row.voice == target.voice and text_key(row.text) != text_key(target.text)]
             spoken = recorded[assign_prompts([target], others or train, seed)[target.id]]
-        lines.append(Line(target.id, target.text, target.voice, Prompt(spoken.text, spoken.codes)))
+        lines.append(Line(target.id, target.text, target.voice, Prompt(spoken.text, spoken.codes, spoken.voice)))
     return lines
 
 

@@ -26,5 +26,5 @@ def speaking_tasks(workspace: Workspace, split: str, count: int) -> list[Speakin
     tasks = []
     for utterance in read_utterances(workspace.data / f"{split}.jsonl")[:count]:
         spoken = prompts[utterance.id]
-        tasks.append(SpeakingTask(utterance, Prompt(spoken.text, spoken.codes)))
+        tasks.append(SpeakingTask(utterance, Prompt(spoken.text, spoken.codes, spoken.voice)))
     return tasks

@@ -5,27 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from slimtts.codec.base import SpeechCodec
+from slimtts.errors import InvalidInputError
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A voice to speak in: what was said, and its codes. Empty means the model chooses."""
+    """A voice to speak in: what was said, its codes, and the speaker's name. Empty means the model chooses."""
 
     text: str = ""
     codes: tuple[int, ...] = ()
+    voice: str = ""
 
 
 @dataclass(frozen=True)
 class SpeechTokenLayout:
     """Where speech lives in the vocabulary: code i is id `first_code_id + i`, END closes an utterance.
 
-    The output head has a row for every id from `first_head_id` on: 0 for a head over the whole vocabulary.
+    The output head has a row for every id from `first_head_id` on: 0 for a head over the whole vocabulary. So many
+    ids as `labels_after_end` right behind END are labels in training, and never spoken.
     """
 
     first_code_id: int
@@ -33,6 +36,7 @@ class SpeechTokenLayout:
     end_id: int
     pad_id: int
     first_head_id: int = 0
+    labels_after_end: int = 0
 
     def to_ids(self, codes: Sequence[int]) -> list[int]:
         """Codec codes -> token ids."""
@@ -48,6 +52,47 @@ class SpeechTokenLayout:
         return codes
 
 
+def layout_from_vocabulary(
+    tokenizer: PreTrainedTokenizerBase, family: str, markers: Sequence[str], end: str, codes: Sequence[str]
+) -> SpeechTokenLayout:
+    """Where the tokens `codes`, in the order of their codes, and `end` are; `markers` must be there too.
+
+    Raises:
+        InvalidInputError: a token is missing, or the codes are not one block of ids.
+    """
+    vocabulary = tokenizer.get_vocab()
+    what = f"tokenizer {tokenizer.name_or_path}"
+    missing = [token for token in (*markers, end, codes[0], codes[-1]) if token not in vocabulary]
+    if missing:
+        raise InvalidInputError(
+            what,
+            f"no token {missing[0]}",
+            f"a tokenizer of the {family} family",
+            "use the tokenizer folder that was published with the checkpoint",
+        )
+    first = vocabulary[codes[0]]
+    for code, token in enumerate(codes):
+        if vocabulary.get(token) != first + code:
+            raise InvalidInputError(
+                what,
+                f"{token} has id {vocabulary.get(token)}",
+                first + code,
+                "use the codec that belongs to this teacher",
+            )
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else vocabulary[end]
+    return SpeechTokenLayout(first, len(codes), vocabulary[end], pad_id)
+
+
+def check_text(text: str) -> None:
+    """Refuses a text with nothing to speak.
+
+    Raises:
+        InvalidInputError: `text` is empty.
+    """
+    if not text.strip():
+        raise InvalidInputError("text", "empty", "at least one word", "give a sentence to speak")
+
+
 class Family(Protocol):
     """One family of teachers; one file below `teachers/` each, listed in `teachers/loading.py`."""
 
@@ -56,7 +101,11 @@ class Family(Protocol):
 
     @property
     def training_hours(self) -> float:
-        """Of speech, behind the published weights."""
+        """Of speech, behind the published weights.
+
+        Raises:
+            InvalidInputError: nobody has published them.
+        """
         ...
 
     @property
@@ -89,6 +138,22 @@ class Family(Protocol):
         ...
 
 
+@runtime_checkable
+class StreamsText(Protocol):
+    """A family that is also trained on text that arrives piece by piece."""
+
+    def bistream_labels(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        layout: SpeechTokenLayout,
+        text: str,
+        prompt: Prompt,
+        codes: Sequence[int],
+    ) -> list[tuple[int, int | None]] | None:
+        """Pairs of an id and the row of the trained head that follows it, or None; None for no such layout."""
+        ...
+
+
 @dataclass(frozen=True)
 class Teacher:
     """A teacher ready for work."""
@@ -100,11 +165,16 @@ class Teacher:
     codec: SpeechCodec
     folder: Path
     weights_sha256: str
+    stated_training_hours: float | None = None
 
     @property
     def training_hours(self) -> float:
-        """Of speech."""
-        return self.family.training_hours
+        """Of speech: as the user states them, else as they are published.
+
+        Raises:
+            InvalidInputError: neither stated nor published.
+        """
+        return self.family.training_hours if self.stated_training_hours is None else self.stated_training_hours
 
     @property
     def corpus_folder(self) -> Path | None:

@@ -8,18 +8,23 @@ prompt's codes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from slimtts.errors import InvalidInputError
-from slimtts.teachers.base import SpeechTokenLayout
+from slimtts.codec.base import SpeechCodec
+from slimtts.codec.xcodec2 import Xcodec2Codec
+from slimtts.teachers.base import Prompt, SpeechTokenLayout, check_text, layout_from_vocabulary
+from slimtts.teachers.checkpoint import load_language_model
+from slimtts.teachers.sources import resolve_codec
 
 INSTRUCTION = "Convert the text to speech:"
 TEXT_START, TEXT_END = "<|TEXT_UNDERSTANDING_START|>", "<|TEXT_UNDERSTANDING_END|>"
 SPEECH_START, SPEECH_END = "<|SPEECH_GENERATION_START|>", "<|SPEECH_GENERATION_END|>"
-FIRST_SPEECH_TOKEN = "<|s_0|>"
 # The Llama-3.2 template prints today's date unless it is told one: a moving prompt would move every number.
 PINNED_DATE = "26 Jul 2024"
+CODEC = "HKUSTAudio/xcodec2-hf"
 
 
 def speech_layout(tokenizer: PreTrainedTokenizerBase, num_codes: int) -> SpeechTokenLayout:
@@ -28,28 +33,8 @@ def speech_layout(tokenizer: PreTrainedTokenizerBase, num_codes: int) -> SpeechT
     Raises:
         InvalidInputError: a marker is missing, or the speech tokens are not one block of `num_codes` ids.
     """
-    vocabulary = tokenizer.get_vocab()
-    last = f"<|s_{num_codes - 1}|>"
-    missing = [
-        t for t in (TEXT_START, TEXT_END, SPEECH_START, SPEECH_END, FIRST_SPEECH_TOKEN, last) if t not in vocabulary
-    ]
-    if missing:
-        raise InvalidInputError(
-            f"tokenizer {tokenizer.name_or_path}",
-            f"no token {missing[0]}",
-            "a tokenizer of the LLaSA family",
-            "use the tokenizer folder that was published with the checkpoint",
-        )
-    first = vocabulary[FIRST_SPEECH_TOKEN]
-    if vocabulary[last] != first + num_codes - 1:
-        raise InvalidInputError(
-            f"tokenizer {tokenizer.name_or_path}",
-            f"{last} has id {vocabulary[last]}",
-            first + num_codes - 1,
-            "use the codec that belongs to this teacher",
-        )
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else vocabulary[SPEECH_END]
-    return SpeechTokenLayout(first, num_codes, vocabulary[SPEECH_END], pad_id)
+    codes = [f"<|s_{code}|>" for code in range(num_codes)]
+    return layout_from_vocabulary(tokenizer, "LLaSA", (TEXT_START, TEXT_END, SPEECH_START), SPEECH_END, codes)
 
 
 def prompt_ids(
@@ -64,8 +49,7 @@ def prompt_ids(
     Raises:
         InvalidInputError: `text` is empty.
     """
-    if not text.strip():
-        raise InvalidInputError("text", "empty", "at least one word", "give a sentence to speak")
+    check_text(text)
     return _rendered(tokenizer, f"{prompt_text} {text}".strip()) + layout.to_ids(prompt_codes)
 
 
@@ -84,3 +68,44 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, spoken: str) -> list[int]:
     rendered = tokenizer.apply_chat_template(chat, tokenize=False, continue_final_message=True, date_string=PINNED_DATE)
     ids: list[int] = tokenizer.encode(rendered, add_special_tokens=False)
     return ids
+
+
+class LlasaFamily:
+    """The published LLaSA models, Llama with X-codec2's 65,536 codes as tokens, and their students."""
+
+    name = "llasa"
+    license = "CC-BY-NC-4.0"
+
+    @property
+    def training_hours(self) -> float:
+        """Chinese and English, as the model cards say; 160,000 of them are published as tokens."""
+        return 250_000.0
+
+    @property
+    def corpus_folder(self) -> Path | None:
+        """None comes with the weights."""
+        return None
+
+    def load_codec(self, source: str) -> SpeechCodec:
+        """X-codec2 in the format of transformers."""
+        return Xcodec2Codec.load(resolve_codec(source, CODEC))
+
+    def load_model(self, folder: Path) -> Any:
+        """A Llama; rows beyond the vocabulary are padding that generation never reaches."""
+        return load_language_model(folder)
+
+    def layout(self, tokenizer: PreTrainedTokenizerBase, codec: SpeechCodec) -> SpeechTokenLayout:
+        """Where speech lives in the vocabulary."""
+        return speech_layout(tokenizer, codec.num_codes)
+
+    def prompt_ids(
+        self, tokenizer: PreTrainedTokenizerBase, layout: SpeechTokenLayout, text: str, prompt: Prompt
+    ) -> list[int]:
+        """The zero-shot prompt."""
+        return prompt_ids(tokenizer, layout, text, prompt.text, prompt.codes)
+
+    def textless_prompt_ids(
+        self, tokenizer: PreTrainedTokenizerBase, layout: SpeechTokenLayout, prompt: Prompt
+    ) -> list[int]:
+        """The zero-shot prompt with an empty text."""
+        return textless_prompt_ids(tokenizer, layout, prompt.codes)

@@ -10,31 +10,36 @@ from slimtts.errors import InvalidInputError
 from slimtts.params import TeacherParams
 from slimtts.teachers.base import Family, Teacher
 from slimtts.teachers.checkpoint import hash_weights
+from slimtts.teachers.cosyvoice2 import CosyVoice2Family
+from slimtts.teachers.cosyvoice2_checkpoint import resolve_cosyvoice
+from slimtts.teachers.llasa import LlasaFamily
 from slimtts.teachers.nano import NanoFamily, bundle_folder
+from slimtts.teachers.neutts import NeuTtsFamily
+from slimtts.teachers.orpheus import OrpheusFamily
+from slimtts.teachers.sources import resolve_checkpoint
 
-FAMILIES: dict[str, type[Family]] = {"nano": NanoFamily}
+FAMILIES: dict[str, type[Family]] = {
+    "nano": NanoFamily,
+    "llasa": LlasaFamily,
+    "neutts": NeuTtsFamily,
+    "orpheus": OrpheusFamily,
+    "cosyvoice2": CosyVoice2Family,
+}
 
 
 def load_teacher(params: TeacherParams, with_model: bool = True) -> Teacher:
     """The teacher named in params; `with_model=False` leaves out the language model.
 
     Raises:
-        InvalidInputError: no such folder, or a checkpoint that does not fit the family.
+        InvalidInputError: the source gives no checkpoint, or one that does not fit the family.
     """
-    folder = bundle_folder() / "teacher" if params.source == "bundled" else Path(params.source)
-    if not (folder / "config.json").is_file():
-        raise InvalidInputError(
-            "teacher.source",
-            params.source,
-            '"bundled" or a folder with config.json',
-            "correct teacher.source in params.yaml",
-        )
+    folder = _checkpoint_folder(params)
     family = FAMILIES[params.family]()
     codec = family.load_codec(params.codec)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     layout = family.layout(tokenizer, codec)
     model = family.load_model(folder) if with_model else None
-    rows = layout.first_code_id + layout.num_codes
+    rows = max(layout.first_code_id + layout.num_codes, layout.end_id + 1)
     if model is not None and model.get_input_embeddings().num_embeddings < rows:
         raise InvalidInputError(
             f"checkpoint {folder}",
@@ -42,4 +47,26 @@ def load_teacher(params: TeacherParams, with_model: bool = True) -> Teacher:
             f"at least {rows}",
             "use the tokenizer of this checkpoint",
         )
-    return Teacher(family, model, tokenizer, layout, codec, folder, hash_weights(folder))
+    return Teacher(family, model, tokenizer, layout, codec, folder, hash_weights(folder), params.training_hours)
+
+
+def _checkpoint_folder(params: TeacherParams) -> Path:
+    if params.source == "bundled":
+        if params.family != "nano":
+            raise InvalidInputError(
+                "teacher.source",
+                f"'bundled' for family {params.family}",
+                "a folder or a hub id: only nano is bundled",
+                "correct teacher.source or teacher.family in params.yaml",
+            )
+        return bundle_folder() / "teacher"
+    resolve = resolve_cosyvoice if params.family == CosyVoice2Family.name else resolve_checkpoint
+    folder = resolve(params.source, params.revision)
+    if not (folder / "config.json").is_file():
+        raise InvalidInputError(
+            "teacher.source",
+            params.source,
+            '"bundled" or a folder with config.json',
+            "correct teacher.source in params.yaml",
+        )
+    return folder

@@ -8,6 +8,9 @@ import pytest
 import torch
 
 from slimtts.codec.nano_codec import NanoCodec, NanoCodecConfig
+from slimtts.data.llasa_memmap import TokenRows
+from slimtts.data.sources import open_path
+from slimtts.data.speech_source import CodecFacts, SpeechSource
 from slimtts.errors import InvalidInputError
 from slimtts.teachers.base import SpeechTokenLayout, Teacher
 from slimtts.testing.tiny import TinyFamily
@@ -45,6 +48,42 @@ def codec() -> NanoCodec:
             spectrum_blocks=1,
         )
     ).eval()
+
+
+@pytest.fixture
+def facts(codec: NanoCodec) -> CodecFacts:
+    return CodecFacts(codec.sample_rate_hz, codec.frame_rate_hz, codec.num_codes, codec.encode)
+
+
+@pytest.fixture
+def open_source(facts: CodecFacts) -> Callable[..., SpeechSource]:
+    """Opens a path that holds no token rows."""
+
+    def refuse(ids: list[int]) -> str:
+        raise AssertionError("no token rows here")
+
+    return lambda path, drop=False: open_path(path, facts, TokenRows(refuse, 0, 1, 0), drop)
+
+
+@pytest.fixture
+def refusal(open_source, one_line) -> Callable[[Path], str]:
+    """The one line with which a path is refused."""
+
+    def refused(path: Path) -> str:
+        with pytest.raises(InvalidInputError) as error:
+            open_source(path)
+        return one_line(error.value)
+
+    return refused
+
+
+def noise(seconds: float, rate_hz: int = 16_000, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-0.5, 0.5, int(seconds * rate_hz)).astype(np.float32)
+
+
+def everything(source: SpeechSource) -> list[tuple[object, ...]]:
+    """Rows with their codes, whatever the order."""
+    return sorted((row.id, row.text, row.voice, row.duration_s, source.codes_of(row.id)) for row in source.candidates)
 
 
 @pytest.fixture

@@ -29,6 +29,8 @@ def params(strategy: str = "random", share: float = 0.04, selection: int = 2, te
         teacher_temperature=0.8,
         max_take_wer=0.0,
         extra_texts=0,
+        text_list="",
+        on_bad_audio="fail",
         seed=seed,
     )
 

@@ -2,9 +2,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 import soundfile
+from pyarrow import parquet
 
+from slimtts.data import code_cache
 from slimtts.data.manifest import Utterance, data_sha256, read_utterances
 from slimtts.data.texts import text_key
 from slimtts.data.token_corpus import load_token_corpus
@@ -21,7 +24,7 @@ FILES = {"train.jsonl", "selection.jsonl", "test.jsonl", "prompts.json", "report
 
 def run_params(**values: object) -> Params:
     shipped = load_params(SHIPPED)
-    wanted = {"selection_utterances": 5, "test_utterances": 8, **values}
+    wanted = {"speech": "corpus", "extra_texts": 0, "selection_utterances": 5, "test_utterances": 8, **values}
     return shipped.model_copy(update={"subset_data": shipped.subset_data.model_copy(update=wanted)})
 
 
@@ -195,7 +198,7 @@ def test_bad_audio_stops_the_stage_and_writes_nothing(workspace: Workspace, one_
     with pytest.raises(InvalidInputError) as error:
         stage.subset_data(run_params(source=str(manifest)), workspace)
     assert "utterance 'r" in one_line(error.value)
-    assert [path.name for path in workspace.root.iterdir()] == ["mine"]
+    assert not workspace.data.exists() and not list(workspace.root.rglob("codes-*"))
 
 
 def test_an_empty_or_missing_manifest_is_one_line(workspace: Workspace, one_line) -> None:
@@ -205,3 +208,66 @@ def test_an_empty_or_missing_manifest_is_one_line(workspace: Workspace, one_line
         with pytest.raises(InvalidInputError) as error:
             stage.subset_data(run_params(source=source), workspace)
         assert source in one_line(error.value)
+
+
+def test_encoding_goes_on_after_a_kill_and_a_second_run_encodes_nothing(
+    workspace: Workspace, codec, teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(code_cache, "ROWS_A_SHARD", 4)
+    manifest = write_manifest(workspace.root / "mine")
+    params = run_params(source=str(manifest), strategy="balanced")
+    stage.subset_data(params, workspace)
+    expected = contents(workspace.data)
+    again = Workspace(workspace.root.parent / "again")
+    calls: list[int] = []
+
+    class Killed:
+        sample_rate_hz, frame_rate_hz, num_codes = codec.sample_rate_hz, codec.frame_rate_hz, codec.num_codes
+        network = codec
+        fails_at: int | None = 2
+
+        def encode(self, waves):
+            if len(calls) == self.fails_at:
+                raise KeyboardInterrupt
+            calls.append(len(waves))
+            return codec.encode(waves)
+
+    killed = Killed()
+    object.__setattr__(teacher, "codec", killed)
+    with pytest.raises(KeyboardInterrupt):
+        stage.subset_data(params, again)
+    assert not again.data.exists() and list(again.encoding_progress.glob("*/codes-*.npz"))
+    killed.fails_at = None
+    stage.subset_data(params, again)
+    assert contents(again.data) == expected
+    assert sum(calls) <= 20 + 4  # the shard that was interrupted is the only one that is encoded twice
+    calls.clear()
+    stage.subset_data(params, again)
+    assert contents(again.data) == expected and not calls
+
+
+def test_bad_audio_is_dropped_and_the_next_best_is_chosen(workspace: Workspace) -> None:
+    manifest = write_manifest(workspace.root / "mine")
+    sound = stage.subset_data(run_params(source=str(manifest), strategy="balanced"), workspace)
+    for name, samples in (("1", np.full(24_000, np.nan)), ("2", np.zeros(100))):
+        path = manifest.parent / f"{name}.wav"
+        soundfile.write(path, samples.astype(np.float32), soundfile.info(path).samplerate, "FLOAT")
+    (manifest.parent / "4.wav").unlink()
+    params = run_params(source=str(manifest), strategy="balanced", on_bad_audio="drop")
+    report = stage.subset_data(params, workspace)
+    assert report.dropped == {**sound.dropped, "audio_not_finite": 1, "audio_too_short": 1, "audio_missing": 1}
+    assert (report.splits["selection"].utterances, report.splits["test"].utterances) == (5, 8)
+    rows = [row for name in report.splits for row in read_utterances(workspace.data / f"{name}.jsonl")]
+    assert len(rows) == 27 and not {"r1", "r2", "r4"} & {row.id for row in rows}
+
+
+def test_every_kind_of_source_gives_the_same_data(workspace: Workspace) -> None:
+    manifest = write_manifest(workspace.root / "mine")
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    names = ("id", "text", "voice", "audio", "codes", "sample_rate_hz")
+    table = pyarrow.table({name: [row.get(name) for row in rows] for name in names})
+    parquet.write_table(table, manifest.with_suffix(".parquet"))
+    stage.subset_data(run_params(source="mine/manifest.jsonl"), workspace)
+    expected = contents(workspace.data)
+    stage.subset_data(run_params(source="mine/manifest.parquet"), workspace)
+    assert contents(workspace.data) == expected

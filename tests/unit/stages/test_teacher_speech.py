@@ -36,7 +36,8 @@ SPOKEN = ("spoken_without_end", "spoken_too_short", "spoken_with_errors")
 
 
 def params(**values):
-    data = {"selection_utterances": 4, "test_utterances": 6, "speech": "teacher", "teacher_takes": 3, **values}
+    data = {"selection_utterances": 4, "test_utterances": 6, "speech": "teacher", "extra_texts": 0, "teacher_takes": 3}
+    data |= values
     decoding = {"max_new_tokens": 24, "batch_rows": 16}
     return SHIPPED.model_copy(
         update={
@@ -175,7 +176,7 @@ def test_prompts_are_recordings_of_the_voice_with_another_text():
 def test_a_voice_with_one_text_is_prompted_by_it():
     row = tiny_utterances(1)[0]
     (line,) = lines_to_speak(candidates([row]), candidates([row]), {row.id: row}, seed=1)
-    assert line.prompt == Prompt(row.text, row.codes)
+    assert line.prompt == Prompt(row.text, row.codes, row.voice)
 
 
 @pytest.mark.parametrize("ids", [("a", "a-spoken"), ("b" * 114, "c")])
@@ -277,17 +278,12 @@ def test_extra_texts_are_spoken_without_their_recordings_and_cost_no_hours(small
     assert (many.share, many.splits) == (few.share, few.splits)
 
 
-def test_more_extra_texts_than_there_are_is_one_line_before_anyone_speaks(small, tmp_path, monkeypatch):
-    def refuse(_):
-        raise AssertionError("the recogniser was opened")
-
-    monkeypatch.setattr(stage, "open_recognizer", refuse)
-    with pytest.raises(InvalidInputError) as error:
-        run(tmp_path / "run", extra_texts=1000)
-    message = str(error.value)
-    assert "\n" not in message
-    assert message.startswith("subset_data.extra_texts: observed 1000; allowed: at most ")
-    assert not (tmp_path / "run" / "data").exists()
+def test_of_a_small_source_every_text_is_spoken(small, tmp_path):
+    _, few = run(tmp_path / "a", extra_texts=12)
+    workspace, all_of_them = run(tmp_path / "b", extra_texts=100_000)
+    assert all_of_them.teacher_spoken > few.teacher_spoken
+    spoken = {row.id for row in read_utterances(workspace.data / "train.jsonl")}
+    assert len(spoken) == all_of_them.teacher_spoken
 
 
 def test_nothing_usable_is_one_line_and_keeps_the_former_data(small, tmp_path, monkeypatch):
