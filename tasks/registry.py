@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from slimtts import __version__
 from slimtts.errors import InvalidInputError
 from slimtts.promotion import PromotionEvent, record_event
-from slimtts.results import Lineage, Release, Verdict
+from slimtts.results import Lineage, ModelOrigin, Release, Verdict
 from slimtts.workspace import Workspace
 from tasks.tracking import TrackedRun
 
@@ -30,6 +30,7 @@ HISTORY = "promotions.jsonl"
 FORMER = "former_production"  # tag of a version: what was in production before it
 EVALUATION_RUN = "evaluation_run_id"  # tag of a version: the run that holds its latest evaluation
 DECIDED = "decided_for"  # tag of a version: the evaluation, verdict and wish that its last decision rests on
+EXTRAS = {"neutts": "[neutts]", "orpheus": "[orpheus]", "cosyvoice2": "[cosyvoice]"}  # of slimtts, by family
 SERVED_BY = ("torch", "transformers", "safetensors", "numpy", "pandas", "soundfile", "pydantic", "pyyaml", "mlflow")
 
 
@@ -131,6 +132,7 @@ def _create_version(client: MlflowClient, run: TrackedRun, release: Release, stu
     from mlflow.pyfunc import save_model
     from mlflow.types import ColSpec, Schema
 
+    of_student = _origin_tags(student)
     optional = ("voice", "prompt_text", "prompt_audio_base64")
     signature = ModelSignature(
         inputs=Schema([ColSpec("string", "text"), *(ColSpec("string", name, required=False) for name in optional)]),
@@ -143,17 +145,29 @@ def _create_version(client: MlflowClient, run: TrackedRun, release: Release, stu
             python_model=str(Path(__file__).with_name("speech_pyfunc.py")),
             artifacts={"student": str(student)},
             signature=signature,
-            pip_requirements=[f"slimtts=={__version__}", *(f"{name}=={installed_version(name)}" for name in SERVED_BY)],
+            pip_requirements=[
+                f"slimtts{EXTRAS.get(of_student.get('family', ''), '')}=={__version__}",
+                *(f"{name}=={installed_version(name)}" for name in SERVED_BY),
+            ],
         )
         client.log_artifacts(run.run_id, f"{folder}/model", "model")
     # The tags come with the version: a kill here cannot leave one that is not found again by its student.
     return client.create_model_version(
-        release.model_name, f"runs:/{run.run_id}/model", run_id=run.run_id, tags=_lineage_tags(release.lineage)
+        release.model_name,
+        f"runs:/{run.run_id}/model",
+        run_id=run.run_id,
+        tags=_lineage_tags(release.lineage) | of_student,
     )
 
 
 def _lineage_tags(lineage: Lineage) -> dict[str, str]:
     return {key: str(value) for key, value in lineage.model_dump().items()}
+
+
+def _origin_tags(student: Path) -> dict[str, str]:
+    """Family and licence, for a student that tells them."""
+    path = student / "slimtts.json"
+    return ModelOrigin.read(path).model_dump(include={"family", "license"}) if path.is_file() else {}
 
 
 def _measured_tags(release: Release, evaluation_sha256: str, run_id: str) -> dict[str, str]:

@@ -18,6 +18,7 @@ PositiveInt = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0, le=1000)]
+FamilyName = Literal["nano", "llasa", "cosyvoice2", "neutts", "orpheus"]
 
 
 class Section(BaseModel):
@@ -29,7 +30,7 @@ class Section(BaseModel):
 class TeacherParams(Section):
     """Which model is compressed."""
 
-    family: Literal["nano", "llasa", "cosyvoice2", "neutts", "orpheus"]
+    family: FamilyName
     source: str
     revision: str = ""
     codec: str = ""
@@ -44,7 +45,9 @@ class DecodingParams(Section):
     max_new_tokens: PositiveInt
     batch_rows: PositiveInt
     seed: Seed
+    top_k: Annotated[int, Field(ge=0)] = 0
     repetition_aware: bool = False
+    repetition_penalty: Annotated[float, Field(ge=1, le=2)] = 1.0
 
 
 class RecogniserParams(Section):
@@ -120,10 +123,11 @@ class DistillStudentParams(Section):
     learning_rate: Annotated[float, Field(gt=0, le=1)]
     control_learning_rate: Annotated[float, Field(gt=0, le=1)]
     warmup_share: Annotated[float, Field(ge=0, lt=1)]
-    on_policy_share: Annotated[float, Field(ge=0, le=1)]
     guidance_text: Annotated[float, Field(ge=0, le=10)]
     guidance_voice: Annotated[float, Field(ge=0, le=10)]
     bistream_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    vocabulary: Literal["keep", "trim"] = "keep"
+    vocabulary_texts: str = ""
     checkpoint_every_steps: PositiveInt
     control: bool
     device: Literal["auto", "cpu", "cuda"]

@@ -138,6 +138,35 @@ class DistillReport(Result):
     device: str
 
 
+class ModelOrigin(Result):
+    """What a model's folder says of itself: how to open it, and which teacher's licence binds it.
+
+    Sources are as the run's params name them, folders with their full path: `codec` is a folder, a hub id at a
+    commit, or "" for the family's own. `retained` are the teacher's layers that it holds.
+    """
+
+    family: str
+    codec: str
+    teacher_source: str
+    teacher_revision: str
+    teacher_sha256: str
+    license: str
+    retained: list[int] | None = None
+
+
+class VoicePrompt(Result):
+    """What somebody said, and its codes: enough to speak in that voice."""
+
+    text: str
+    codes: list[int]
+
+
+class Voices(Result):
+    """The voices that a student was evaluated in, by name."""
+
+    voices: dict[str, VoicePrompt]
+
+
 class SpeedResult(Result):
     """Batch 1, after warm-up, device synchronised."""
 

@@ -10,21 +10,29 @@ import numpy as np
 import torch
 
 from slimtts.data.audio import resample
+from slimtts.data.manifest import check_codes
 from slimtts.data.token_corpus import load_token_corpus
 from slimtts.decoding.generation import generate_batch
 from slimtts.errors import InvalidInputError
 from slimtts.params import DecodingParams, TeacherParams
+from slimtts.results import Voices
 from slimtts.teachers.base import Prompt, Teacher
 from slimtts.teachers.loading import load_teacher
+from slimtts.teachers.model_folder import VOICES, params_of
 
 MAX_TEXT_CHARACTERS = 500
 MAX_PROMPT_S = 10.0
+MAX_SPEECH_S = 30.0
+MAX_NANO_SPEECH_S = 6.4  # its sentences have at most eight words; more only lets endless speech cost more time
 PROMPT_FRAMES = (36, 50)
 
 
 @dataclass(frozen=True)
 class Speaker:
-    """A loaded model that speaks. `voices` maps a voice's name to the prompt it is cloned from."""
+    """A loaded model that speaks. `voices` maps a voice's name to the prompt it is cloned from.
+
+    Without any voices, the model chooses one unless a prompt is given.
+    """
 
     model: Teacher
     voices: Mapping[str, Prompt]
@@ -34,12 +42,23 @@ class Speaker:
     def load(cls, folder: Path | str | None = None) -> Speaker:
         """A teacher's or student's checkpoint folder; None is the bundled teacher.
 
+        The family and codec are those of the folder's slimtts.json, else nano's; the voices those of its
+        voices.json, else, for nano's own codec, the bundled ones.
+
         Raises:
-            InvalidInputError: the folder is no complete checkpoint of the family.
+            InvalidInputError: the folder is no complete checkpoint of its family, or a file beside it is damaged.
         """
-        source = "bundled" if folder is None else str(folder)
-        decoding = DecodingParams(temperature=0.0, top_p=1.0, max_new_tokens=160, batch_rows=1, seed=0)
-        return cls(load_teacher(TeacherParams(family="nano", source=source)), bundled_voices(), decoding)
+        params = TeacherParams(family="nano", source="bundled") if folder is None else params_of(Path(folder))
+        model = load_teacher(params)
+        if folder is not None and (Path(folder) / VOICES).is_file():
+            voices = read_voices(Path(folder) / VOICES, model)
+        else:
+            voices = bundled_voices() if params.family == "nano" and not params.codec else {}
+        longest_s = MAX_NANO_SPEECH_S if params.family == "nano" else MAX_SPEECH_S
+        tokens = round(longest_s * model.codec.frame_rate_hz)
+        return cls(
+            model, voices, DecodingParams(temperature=0.0, top_p=1.0, max_new_tokens=tokens, batch_rows=1, seed=0)
+        )
 
     @property
     def sample_rate_hz(self) -> int:
@@ -65,8 +84,8 @@ class Speaker:
             )
         prompt = Prompt(prompt_text, tuple(prompt_codes)) if prompt_codes else self._voice(voice)
         spoken = text.strip()
-        if spoken and spoken[-1] not in ".!?":
-            spoken += "."
+        if self.model.family.name == "nano" and spoken and spoken[-1] not in ".!?":
+            spoken += "."  # it has heard no sentence without
         ids = self.model.prompt_ids(spoken, prompt)
         made = generate_batch(self.model.model, self.model.layout, [ids], self.decoding)[0]
         samples: np.ndarray = self.model.audio(made.codes).numpy()
@@ -90,10 +109,28 @@ class Speaker:
         return codes
 
     def _voice(self, name: str | None) -> Prompt:
-        chosen = sorted(self.voices)[0] if name is None else name
-        if chosen not in self.voices:
-            raise InvalidInputError("voice", chosen, ", ".join(sorted(self.voices)), "choose one of these voices")
-        return self.voices[chosen]
+        if name is None:
+            return self.voices[min(self.voices)] if self.voices else Prompt()
+        if name not in self.voices:
+            known = ", ".join(sorted(self.voices))
+            raise InvalidInputError(
+                "voice", name, known or "none: this model came without voices", "choose one of these, or none"
+            )
+        return self.voices[name]
+
+
+def read_voices(path: Path, model: Teacher) -> dict[str, Prompt]:
+    """The prompts of a voices.json.
+
+    Raises:
+        InvalidInputError: the file is damaged, or holds codes that the model's codec does not have.
+    """
+    prompts: dict[str, Prompt] = {}
+    for name, said in Voices.read(path).voices.items():
+        if said.codes:
+            check_codes(f"{path}, voice {name}", said.codes, model.layout.num_codes)
+        prompts[name] = Prompt(said.text, tuple(said.codes), name)
+    return prompts
 
 
 def bundled_voices() -> dict[str, Prompt]:

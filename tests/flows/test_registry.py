@@ -13,7 +13,7 @@ import soundfile
 import yaml
 
 from slimtts.errors import InvalidInputError
-from slimtts.results import EvaluationReport, Release, Verdict
+from slimtts.results import EvaluationReport, ModelOrigin, Release, Verdict
 from slimtts.workspace import STAGES, Workspace
 from tasks.registry import decide, production_version, register_release, roll_back
 from tasks.tracking import open_run
@@ -80,6 +80,19 @@ def test_version_tells_where_it_comes_from(released):
     assert {"git_sha", "data_sha256", "teacher_sha256", "dvc_lock_sha256", "seed", "preset"} <= tags.keys()
     assert tags["verdict"] == "ACCEPT"
     assert tags["metric.lm_speedup"] == "2"
+
+
+def test_version_tells_family_and_licence_and_asks_for_what_the_family_needs(released):
+    run = released("a")
+    ModelOrigin(
+        family="orpheus", codec="", teacher_source="owner/name", teacher_revision="0" * 40, teacher_sha256="t",
+        license="Apache-2.0",
+    ).write(Workspace(run.workspace).release / "model" / "slimtts.json")  # fmt: skip
+    register_release(run, promote=False)
+    tags = run.client.get_model_version(MODEL, "1").tags
+    assert (tags["family"], tags["license"]) == ("orpheus", "Apache-2.0")
+    (needed,) = (run.workspace.parent / "mlartifacts").rglob("requirements.txt")
+    assert needed.read_text().startswith("slimtts[orpheus]==")
 
 
 @pytest.mark.parametrize("decision", ["REGRESSION", "INCOMPLETE", "ANOMALOUS"])

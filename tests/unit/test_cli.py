@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +23,7 @@ def test_help_names_every_stage_and_loads_nothing_heavy():
         "print([m for m in ('torch', 'transformers', 'mlflow', 'numpy', 'pydantic') if m in sys.modules])"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert all(stage in shown for stage in (*STAGES, "say"))
+    assert all(stage in shown for stage in (*STAGES, "say", "compress", "export"))
     assert shown.strip().endswith("[]")
 
 
@@ -79,7 +80,6 @@ def test_a_stage_dies_with_its_parent(tmp_path):
     parent.kill()
     parent.wait()
     deadline = time.monotonic() + 20
-    from pathlib import Path
 
     def alive():
         stat = Path(f"/proc/{pid}/stat")
@@ -120,3 +120,160 @@ def test_an_interruption_says_how_to_go_on(monkeypatch, capsys):
     monkeypatch.setattr(slimtts.cli, "run_stage", interrupted)
     assert main(["distill_student"]) == 130
     assert "run the same command again to go on" in capsys.readouterr().err
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+LARGE = [
+    "--set", "distill_student.optimizer=adamw",
+    "--set", "distill_student.learning_rate=0.0001",
+    "--set", "distill_student.control_learning_rate=1.0e-05",
+]  # fmt: skip
+
+
+@pytest.fixture
+def compressed(monkeypatch):
+    """The settings and name that `slimtts compress` hands to the flow."""
+    import slimtts.cli
+
+    def compress(*arguments):
+        executed = []
+        monkeypatch.chdir(".")  # brings the folder back that the command leaves
+        options = slimtts.cli.build_parser().parse_args(["compress", *arguments])
+        slimtts.cli.compress(options, lambda program, command: executed.append((program, command)))
+        ((program, command),) = executed
+        assert (program, command[:3]) == (sys.executable, [sys.executable, "-m", "flows.compress_model"])
+        assert Path("flows/compress_model.py").is_file(), "it runs in the checkout"
+        return command[3:]
+
+    return compress
+
+
+def test_compress_builds_the_command_of_the_flow(compressed, tmp_path, monkeypatch, capsys):
+    from slimtts.testing.families import write_teacher_folder
+
+    write_teacher_folder("orpheus", tmp_path / "Orpheus 3b", 21)
+    (tmp_path / "data.jsonl").write_text("")
+    (tmp_path / "codec").mkdir()
+    monkeypatch.chdir(tmp_path)
+    given = ["--teacher", "Orpheus 3b", "--data", "data.jsonl", "--codec", "codec", "--profile", "full"]
+    assert compressed(*given, "--set", "distill_student.steps=3", "--set", "recogniser.model=tiny.en") == [
+        "--name", "Orpheus-3b", "--profile", "full",
+        "--set", "teacher.family=orpheus",
+        "--set", f"teacher.source={tmp_path / 'Orpheus 3b'}",
+        "--set", f"teacher.codec={tmp_path / 'codec'}",
+        "--set", f"subset_data.source={tmp_path / 'data.jsonl'}",
+        "--set", "prune_layers.keep_layers=2",
+        "--set", "register_model.model_name=slimtts-orpheus",
+        "--set", "decoding.temperature=0.6",
+        "--set", "decoding.top_p=0.95",
+        "--set", "decoding.repetition_penalty=1.1",
+        "--set", "decoding.max_new_tokens=1232",
+        *LARGE,
+        "--set", "distill_student.steps=3",
+        "--set", "recogniser.model=tiny.en",
+    ]  # fmt: skip
+    assert "slimtts: " not in capsys.readouterr().err
+
+
+def test_compress_leaves_the_bundled_teacher_to_the_profile(compressed, capsys):
+    assert compressed("--teacher", "bundled", "--name", "mine") == [
+        "--name", "mine", "--profile", "demo", "--set", "teacher.family=nano", "--set", "teacher.source=bundled",
+    ]  # fmt: skip
+    assert capsys.readouterr().err == ""
+
+
+def test_compress_asks_the_hub_only_for_what_tells_the_family(compressed, tmp_path, monkeypatch, capsys):
+    import huggingface_hub
+
+    from slimtts.teachers.detection import FILES
+
+    (tmp_path / "tokenizer_config.json").write_text('{"content": "<|speech_0|>"}')
+    asked = []
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda *name, **rest: asked.append((*name, rest)) or str(tmp_path)
+    )
+    revision = "1" * 40
+    command = compressed("--teacher", "owner/neutts-air", "--revision", revision, "--keep-layers", "7")
+    assert command == [
+        "--name", "neutts-air", "--profile", "demo",
+        "--set", "teacher.family=neutts",
+        "--set", "teacher.source=owner/neutts-air",
+        "--set", f'teacher.revision="{revision}"',
+        "--set", "prune_layers.keep_layers=7",
+        "--set", "register_model.model_name=slimtts-neutts",
+        "--set", "decoding.temperature=1.0",
+        "--set", "decoding.top_k=50",
+        "--set", "decoding.max_new_tokens=751",
+        *LARGE,
+    ]  # fmt: skip
+    assert asked == [("owner/neutts-air", {"revision": revision, "allow_patterns": list(FILES)})]
+    assert "--set recogniser.model=" in capsys.readouterr().err
+
+
+def test_compress_takes_a_cosyvoice_folder_for_its_codec_too(compressed, tmp_path):
+    (tmp_path / "llm.pt").write_bytes(b"")
+    command = compressed("--teacher", str(tmp_path))
+    assert f"teacher.codec={tmp_path}" in command
+    assert "teacher.family=cosyvoice2" in command
+
+
+def test_what_compress_sets_is_read_back_as_it_was(tmp_path):
+    from slimtts.cli import _as_yaml
+    from tasks.workspace import compose_params
+
+    for text in ("/data/a: b", "yes", "1" * 40, "/data/x #1", "é 😀", "[", '"', "plain"):
+        params = compose_params("demo", [f"teacher.source={_as_yaml(text)}"])
+        assert params.teacher.source == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "observed"),
+    [
+        (["--teacher", "no/folder/here"], "'no/folder/here', which is no folder"),
+        (["--teacher", "owner/name"], "at revision ''"),
+        (["--teacher", "."], "tokens of no known family"),
+        (["--teacher", "bundled", "--data", "nowhere.jsonl"], "nothing at nowhere.jsonl"),
+        (["--teacher", "bundled", "--family", "bark"], "observed bark; allowed: nano, llasa"),
+    ],
+)
+def test_what_compress_cannot_open_is_one_line(arguments, observed, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["compress", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("slimtts: ") and error.count("\n") == 1
+    assert observed in error
+
+
+def test_export_wraps_cosyvoice_only_and_overwrites_nothing(tmp_path, capsys):
+    from slimtts.teachers.cosyvoice2_checkpoint import convert_llm_pt, read_llm_pt
+    from slimtts.testing.families import write_teacher_folder
+
+    cosyvoice = write_teacher_folder("cosyvoice2", tmp_path / "cosy", 21)
+    student, out = convert_llm_pt(cosyvoice), tmp_path / "out"
+    given = ["export", "--model", str(student), "--teacher", str(cosyvoice), "--out", str(out)]
+    assert main(given) == 0
+    assert set(read_llm_pt(out)) == set(read_llm_pt(cosyvoice))
+    assert main(given) == 2
+    assert "which exists" in capsys.readouterr().err
+    other = write_teacher_folder("llasa", tmp_path / "llasa", 21)
+    assert main(["export", "--model", str(other), "--teacher", str(cosyvoice), "--out", str(tmp_path / "x")]) == 2
+    assert "family llasa, a standard checkpoint already" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_only_nano_is_warned_of_words_that_it_never_heard(tmp_path, monkeypatch, capsys):
+    from types import SimpleNamespace
+
+    import numpy
+
+    import slimtts.speech
+
+    def speaker_of(family):
+        model = SimpleNamespace(family=SimpleNamespace(name=family))
+        return SimpleNamespace(model=model, sample_rate_hz=16_000, speak=lambda *_: numpy.zeros(160, numpy.float32))
+
+    for family in ("nano", "llasa"):
+        monkeypatch.setattr(slimtts.speech.Speaker, "load", lambda _, family=family: speaker_of(family))
+        assert main(["say", "parliament", "--out", str(tmp_path / f"{family}.wav")]) == 0
+        assert ("parliament" in capsys.readouterr().err) is (family == "nano")
+        assert (tmp_path / f"{family}.wav").is_file()

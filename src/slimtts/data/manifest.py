@@ -216,7 +216,10 @@ def audio_path(folder: Path, audio: str, what: str) -> Path:
         inside = False
     if not inside:
         raise InvalidInputError(
-            what, f"audio = {_shorten(audio)}", "a relative path below the manifest's folder", "move the file there"
+            what,
+            f"audio = {_shorten(audio)}",
+            "a relative path below the manifest's folder, with links followed",
+            "move the file there",
         )
     return resolved
 

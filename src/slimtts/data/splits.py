@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from slimtts.data.manifest import SPLITS
@@ -47,10 +47,17 @@ def seeded_order(candidates: Iterable[Candidate], seed: int) -> list[Candidate]:
     return sorted(candidates, key=lambda candidate: (seeded_rank(seed, candidate.id), candidate.id))
 
 
-def draw_splits(candidates: Sequence[Candidate], selection_utterances: int, test_utterances: int, seed: int) -> Splits:
+def draw_splits(
+    candidates: Sequence[Candidate],
+    selection_utterances: int,
+    test_utterances: int,
+    seed: int,
+    dropped_before: Mapping[str, int] | None = None,
+) -> Splits:
     """Held-out sentences, each once, in voices that remain for training (their prompts come from there).
 
-    A source that brings its own splits keeps them: what its teacher was trained on must not judge.
+    A source that brings its own splits keeps them: what its teacher was trained on must not judge. `dropped_before`
+    counts, for the message, the rows that are not among the candidates any more.
 
     Raises:
         InvalidInputError: an id occurs twice, only some rows have a split or it has another name, or too few
@@ -78,19 +85,21 @@ def draw_splits(candidates: Sequence[Candidate], selection_utterances: int, test
         splits = _drawn(ordered, selection_utterances, test_utterances, seed)
     else:
         splits = _given(ordered, selection_utterances, test_utterances)
-    _require(splits, "test", len(splits.test), test_utterances)
-    _require(splits, "selection", len(splits.selection), selection_utterances)
+    dropped = splits.dropped + Counter(dropped_before or {})
+    _require(dropped, "test", len(splits.test), test_utterances)
+    _require(dropped, "selection", len(splits.selection), selection_utterances)
     return splits
 
 
-def _require(splits: Splits, name: str, have: int, wanted: int) -> None:
+def _require(dropped: Mapping[str, int], name: str, have: int, wanted: int) -> None:
     if have < wanted:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(splits.dropped.items())) or "none"
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items())) or "none"
         raise InvalidInputError(
             f"subset_data.{name}_utterances",
             f"{have} usable sentences (dropped rows: {reasons})",
             f"at least {wanted}",
-            f"lower {name}_utterances or give a source with more sentences",
+            f"lower {name}_utterances or give a source with more sentences"
+            + (", or raise decoding.max_new_tokens for longer ones" if "too_long" in dropped else ""),
         )
 
 

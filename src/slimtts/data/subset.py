@@ -82,7 +82,8 @@ def select_subset(
     short = sum(row.duration_s < min_duration_s for row in candidates)
     long = sum(row.duration_s > max_duration_s for row in candidates)
     usable = [row for row in candidates if min_duration_s <= row.duration_s <= max_duration_s]
-    splits = draw_splits(usable, params.selection_utterances, params.test_utterances, params.seed)
+    unfit = Counter(too_short=short, too_long=long)
+    splits = draw_splits(usable, params.selection_utterances, params.test_utterances, params.seed, +unfit)
 
     basket = _Basket(params.max_share * teacher_hours * 3600)
     _take_prompts(basket, splits.train, {row.voice for row in (*splits.selection, *splits.test)})
@@ -91,7 +92,7 @@ def select_subset(
     )
     train = tuple(seeded_order(basket.rows.values(), params.seed))
     hours = total_hours(train)
-    dropped = splits.dropped + Counter(too_short=short, too_long=long)
+    dropped = splits.dropped + unfit
     return Subset(
         train=train,
         selection=tuple(splits.selection),

@@ -29,7 +29,7 @@ def read_text_list(
     drawable = sorted(voices)
     rows: list[Candidate] = []
     dropped: Counter[str] = Counter()
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
         where = f"{path.name} line {number}"
@@ -59,10 +59,15 @@ def read_text_list(
     return rows, dropped
 
 
-def _lines(path: Path) -> list[str]:
+def read_lines(path: Path, what: str = "subset_data.text_list") -> list[str]:
+    """Lines of the person's file that the knob `what` names.
+
+    Raises:
+        InvalidInputError: it cannot be read, or is not UTF-8.
+    """
     try:
         return path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInputError(
-            f"subset_data.text_list {path}", error, "a readable UTF-8 file", "correct the path or the file"
+            f"{what} {path}", error, "a readable UTF-8 file", "correct the path or the file"
         ) from None

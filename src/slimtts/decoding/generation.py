@@ -80,22 +80,37 @@ def _spoken_rows(of_head: torch.Tensor, layout: SpeechTokenLayout, more: int = 0
 
 
 def sample(
-    logits: torch.Tensor, temperature: float, top_p: float, uniform: torch.Tensor, top_k: int | None = None
+    logits: torch.Tensor, temperature: float, top_p: float, uniform: torch.Tensor, top_k: int = 0
 ) -> torch.Tensor:
     """One id a row from logits [B, V]; greedy at temperature 0. `uniform` [B] in 0..1 decides for each row.
 
-    `top_p` and `top_k` both limit the ids to choose among, and both look at the whole distribution.
+    `top_p` and `top_k` (unless 0) both limit the ids to choose among, and both look at the whole distribution.
     """
     if temperature == 0:
         return logits.argmax(-1)
     probabilities, order = torch.softmax(logits / temperature, -1).sort(-1, descending=True)
     cumulative = probabilities.cumsum(-1)
     probabilities[cumulative - probabilities >= top_p] = 0
-    if top_k is not None:
+    if top_k:
         probabilities[:, top_k:] = 0
     cumulative = probabilities.cumsum(-1)
     rank = (cumulative < uniform.unsqueeze(-1) * cumulative[:, -1:]).sum(-1, keepdim=True)
     return order.gather(-1, rank.clamp(max=logits.shape[-1] - 1)).squeeze(-1)
+
+
+def codes_met(prompts: Sequence[Sequence[int]], layout: SpeechTokenLayout) -> torch.Tensor:
+    """bool [B, V]: the codes, and END, that occur in each prompt."""
+    met = torch.zeros(len(prompts), layout.num_codes + 1, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        codes = [token - layout.first_code_id for token in prompt]
+        met[row, [code for code in codes if 0 <= code < layout.num_codes]] = True
+        met[row, layout.num_codes] = layout.end_id in prompt
+    return met
+
+
+def penalized(logits: torch.Tensor, met: torch.Tensor, penalty: float) -> torch.Tensor:
+    """Logits [B, V]; those of `met` [B, V] are divided by the penalty where positive, else multiplied (1909.05858)."""
+    return torch.where(met, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 def _left_padded(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[torch.Tensor, ...]:
@@ -138,6 +153,7 @@ def generate_batch(
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     out = torch.full((rows, decoding.max_new_tokens), layout.num_codes, device=device)
     ended = torch.zeros(rows, dtype=torch.bool, device=device)
+    met = codes_met(prompts[:rows], layout).to(device) if decoding.repetition_penalty > 1 else None
     with skipping_layers(model, None if skip is None else skip.to(device)):
         for step in range(decoding.max_new_tokens):
             hidden = model.model(
@@ -147,12 +163,15 @@ def generate_batch(
             if mix is not None:
                 logits = mix(logits)
             first, second = uniforms[:, :, step].to(device)
-            top_k = ras.TOP_K if decoding.repetition_aware else None
-            chosen = sample(logits, decoding.temperature, decoding.top_p, first, top_k)
+            if met is not None:
+                logits = penalized(logits, met, decoding.repetition_penalty)
+            chosen = sample(logits, decoding.temperature, decoding.top_p, first, decoding.top_k)
             if decoding.repetition_aware:
                 again = ras.is_repetition(chosen, out[:, max(0, step - ras.WINDOW) : step])
                 chosen = torch.where(again, sample(logits, decoding.temperature, 1.0, second), chosen)
             out[:, step] = torch.where(ended, layout.num_codes, chosen)
+            if met is not None:
+                met.scatter_(1, chosen.unsqueeze(1), True)
             ended |= chosen == layout.num_codes
             if bool(ended.all()):
                 break

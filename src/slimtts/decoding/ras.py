@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 
-TOP_K = 25  # codes that the first draw chooses among, at most
 WINDOW = 10
 TAU = 0.1  # share of the window from which on a code counts as repeated
 

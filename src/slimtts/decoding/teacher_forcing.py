@@ -30,13 +30,11 @@ class ForcedSequence:
 class ForcedBatch:
     """int64 ids [B, T], right-padded; targets [B, T] in 0..V-1, NO_TARGET elsewhere.
 
-    `recorded` is False when the targets are what a model happened to say: nothing to imitate word for word.
     `without_text` and `without_voice` hold the same targets after poorer prompts, where guidance asks for them.
     """
 
     ids: torch.Tensor
     targets: torch.Tensor
-    recorded: bool = True
     without_text: ForcedBatch | None = None
     without_voice: ForcedBatch | None = None
 

@@ -136,8 +136,7 @@ class HealingLoss:
                 t = signals(self.teacher_model, self.layout, batch, preset.needs_attention)
                 teacher_logits = self._guided(t, batch) if preset.skew_kl else None
             terms = self._hidden_terms(s, t, batch)
-        cross_entropy = preset.cross_entropy if batch.recorded else 0.0
-        of_head = HeadTerms(cross_entropy, preset.skew_kl, preset.skew, preset.temperature)
+        of_head = HeadTerms(preset.cross_entropy, preset.skew_kl, preset.skew, preset.temperature)
         targets = batch.targets[batch.is_target]
         total, *values = head_loss(s.hidden, s.head, targets, self._weights(batch), teacher_logits, of_head)
         total = total + sum(getattr(preset, name) * value for name, value in terms.items())

@@ -10,7 +10,7 @@ import resource
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,7 @@ from slimtts.decoding.generation import generate_batch
 from slimtts.params import DecodingParams, TeacherParams
 from slimtts.results import SpeedResult
 from slimtts.teachers.base import Prompt
-from slimtts.teachers.checkpoint import load_language_model
-from slimtts.teachers.loading import load_teacher
+from slimtts.teachers.loading import load_beside, load_teacher
 
 WARM_UP_UTTERANCES = 2
 
@@ -53,8 +52,7 @@ class SpeedJob:
 def measure_here(job: SpeedJob) -> SpeedResult:
     """Speaks the texts one at a time; an utterance without audio counts its time and no seconds."""
     torch.set_num_threads(job.threads)
-    teacher = load_teacher(job.teacher, with_model=False)
-    teacher = replace(teacher, model=load_language_model(job.model_folder))
+    teacher = load_beside(load_teacher(job.teacher, with_model=False), job.model_folder)
     device = next(teacher.model.parameters()).device
     lm_s, codec_s, audio_s, tokens = [], [], 0.0, 0
     order = [*range(min(WARM_UP_UTTERANCES, len(job.texts))), *range(len(job.texts))]

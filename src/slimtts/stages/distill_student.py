@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from slimtts.data.manifest import read_utterances
+from slimtts.data.text_list import read_lines
 from slimtts.decoding.guidance import Guidance
 from slimtts.distill.batches import PairSampler
 from slimtts.distill.healing import PRESETS, HealingLoss
-from slimtts.distill.on_policy import OnPolicyBatches
 from slimtts.distill.training import TrainingJob, pick_device, train
 from slimtts.params import DistillStudentParams, Params
+from slimtts.pruning.vocabulary import needed_ids, prompted_ids, trim_vocabulary
 from slimtts.results import DistillReport, PrunePlan, SubsetReport
 from slimtts.storage import atomic_path
-from slimtts.teachers.base import Teacher
+from slimtts.teachers.base import Prompt, Teacher
 from slimtts.teachers.checkpoint import hash_weights, load_language_model
 from slimtts.teachers.loading import load_teacher
+from slimtts.teachers.model_folder import ORIGIN, copy_license, origin_of
 from slimtts.workspace import Workspace
+
+# Knobs that leave the training as it is.
+WITHOUT_EFFECT = {"checkpoint_every_steps", "device", "control", "vocabulary", "vocabulary_texts"}
 
 
 def fingerprint(params: DistillStudentParams, *parts: str) -> str:
     """Names a training: equal only when parameters, data, teacher and plan are equal."""
-    kept = params.model_dump(exclude={"checkpoint_every_steps", "device", "control"})
+    kept = params.model_dump(exclude=WITHOUT_EFFECT)
     return hashlib.sha256(repr((sorted(kept.items()), parts)).encode()).hexdigest()[:16]
 
 
@@ -38,10 +44,34 @@ def own_progress(folder: Path, wanted: str) -> Path:
     return folder / wanted
 
 
-def save_model(model: Any, teacher: Teacher, out: Path) -> None:
-    """A standard checkpoint in fp16 with the tokenizer beside it."""
+def save_model(model: Any, teacher: Teacher, out: Path, retained: Sequence[int] | None = None) -> None:
+    """A standard checkpoint in fp16; beside it the tokenizer, slimtts.json and the teacher's licence.
+
+    `retained` are the teacher's layers that `model` holds, where that is known.
+    """
     model.to("cpu").half().save_pretrained(out)
     teacher.tokenizer.save_pretrained(out)
+    origin_of(teacher, retained).write(out / ORIGIN)
+    copy_license(teacher.folder, out)
+
+
+def kept_rows(knobs: DistillStudentParams, teacher: Teacher, workspace: Workspace) -> list[int] | None:
+    """The ids that a student with a trimmed vocabulary keeps; None when it keeps all.
+
+    Raises:
+        InvalidInputError: this family's vocabulary cannot be trimmed, or the file of texts cannot be read.
+    """
+    if knobs.vocabulary == "keep":
+        return None
+    names = ("train", "selection", "test", "recorded")
+    files = [file for name in names if (file := workspace.data / f"{name}.jsonl").is_file()]
+    utterances = [utterance for file in files for utterance in read_utterances(file)]
+    asked = [(u.text, Prompt(u.text, u.codes, u.voice)) for u in utterances]
+    if knobs.vocabulary_texts:
+        lines = read_lines(Path(knobs.vocabulary_texts), "distill_student.vocabulary_texts")
+        texts = [line.split("\t")[-1].strip() for line in lines if line.strip()]
+        asked += [(text, Prompt(text, utterances[0].codes, utterances[0].voice)) for text in texts if text]
+    return needed_ids(teacher, prompted_ids(teacher, asked))
 
 
 def distill_student(params: Params, workspace: Workspace) -> DistillReport:
@@ -56,6 +86,7 @@ def distill_student(params: Params, workspace: Workspace) -> DistillReport:
     sampler = PairSampler(teacher, utterances, knobs.tokens_per_step, knobs.seed, guidance, knobs.bistream_share)
     mark = fingerprint(knobs, data.data_sha256, teacher.weights_sha256, hash_weights(workspace.pruned / "model"))
     preset = PRESETS[knobs.preset].changed(knobs.loss)
+    kept = kept_rows(knobs, teacher, workspace)
     losses = {
         "student": HealingLoss(
             preset, teacher.layout, teacher.model.to(device).requires_grad_(False), tuple(plan.retained), guidance
@@ -76,15 +107,13 @@ def distill_student(params: Params, workspace: Workspace) -> DistillReport:
                 model.set_attn_implementation("eager")
             folder = own_progress(workspace.checkpoints / name, mark)
             with tqdm(total=knobs.steps, desc=f"training {name}", unit="step") as bar:
-                batches = sampler.from_step
-                if name == "student" and knobs.on_policy_share:
-                    longest = params.decoding.max_new_tokens
-                    batches = OnPolicyBatches(
-                        model, teacher, sampler, knobs.steps, knobs.on_policy_share, longest
-                    ).from_step
-                job = TrainingJob(name, model, losses[name], batches, folder, mark, rates[name])
+                job = TrainingJob(name, model, losses[name], sampler.from_step, folder, mark, rates[name])
                 reports[name] = train(job, knobs, device, lambda step, bar=bar: bar.update(step - bar.n))  # type: ignore[misc]
-            save_model(model, teacher, out / name)
+            system = teacher
+            if name == "student" and kept is not None:
+                system = trim_vocabulary(model.to("cpu"), teacher, kept)
+                model = system.model
+            save_model(model, system, out / name, plan.retained if name == "student" else range(plan.num_layers))
             shutil.copy(folder / "curves.jsonl", out / f"{name}.jsonl")
         report = DistillReport(
             preset=knobs.preset, student=reports["student"], control=reports.get("control"), device=str(device)

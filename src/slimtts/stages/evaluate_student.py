@@ -29,8 +29,7 @@ from slimtts.stages.score_layers import open_recognizer
 from slimtts.stages.voices import SpeakingTask, speaking_tasks
 from slimtts.storage import atomic_path
 from slimtts.teachers.base import Teacher
-from slimtts.teachers.checkpoint import load_language_model
-from slimtts.teachers.loading import load_teacher
+from slimtts.teachers.loading import load_beside, load_teacher
 from slimtts.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -143,9 +142,10 @@ def evaluate_student(params: Params, workspace: Workspace) -> EvaluationReport:
         write_wavs(out / "audio" / "original", tasks, originals, rate_hz)
         folders = system_folders(workspace, teacher)
         for name, folder in tqdm(folders.items(), desc="evaluating", unit="system"):
-            model = load_language_model(folder)
-            ids = [teacher.prompt_ids(t.utterance.text, t.prompt) for t in tasks]
-            spoken = generate(model, teacher.layout, ids, params.decoding)
+            system = load_beside(teacher, folder)
+            model = system.model
+            ids = [system.prompt_ids(t.utterance.text, t.prompt) for t in tasks]
+            spoken = generate(model, system.layout, ids, params.decoding)
             waves = [teacher.audio(s.codes) for s in spoken]
             items = listen(tasks, spoken, waves, judges, params, rate_hz)
             write_wavs(out / "audio" / name, tasks, waves, rate_hz)

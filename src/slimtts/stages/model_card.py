@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 from slimtts.evaluation.table import evaluation_table
-from slimtts.results import EvaluationReport, Release, SubsetReport
+from slimtts.results import EvaluationReport, ModelOrigin, Release, SubsetReport
+from slimtts.teachers.sources import HUB_ID
 
 
-def model_card(release: Release, report: EvaluationReport, data: SubsetReport) -> str:
+def front_matter(origin: ModelOrigin) -> str:
+    """The YAML block that model hubs read at the head of a README.md."""
+    lines = [f"license: {origin.license.lower()}", "pipeline_tag: text-to-speech", "library_name: transformers"]
+    if HUB_ID.fullmatch(origin.teacher_source):
+        lines += [f"base_model: {origin.teacher_source}"]
+    return "\n".join(["---", *lines, "---", "", ""])
+
+
+def model_card(release: Release, report: EvaluationReport, data: SubsetReport, origin: ModelOrigin) -> str:
     """Markdown."""
     lineage = release.lineage
     reasons = "".join(f"- {reason}\n" for reason in release.verdict.reasons)
     train = data.splits["train"]
+    opened = (
+        "`slimtts export` makes a folder of it that CosyVoice opens"
+        if origin.family == "cosyvoice2"
+        else "`transformers.AutoModelForCausalLM.from_pretrained(FOLDER)`: it is a standard checkpoint"
+    )
     return f"""# {release.model_name}
 
-A student with layers {lineage.retained} of its teacher, healed with the preset `{lineage.preset}`.
+A student of family {origin.family} with layers {lineage.retained} of its teacher, healed with the preset
+`{lineage.preset}`.
 
 ## Numbers
 {evaluation_table(report)}
@@ -23,7 +38,8 @@ MOS is predicted by {report.systems["student"].mos_predictor}.
 {reasons}
 ## Data
 {train.utterances} utterances, {train.hours:.2f} hours: {100 * data.share:.1f} % of the teacher's
-{data.teacher_hours:.1f} training hours, chosen by `{data.strategy}`.
+{data.teacher_hours:.1f} training hours, chosen by `{data.strategy}`. The teacher spoke {data.teacher_spoken} texts to
+train on.
 
 ## Lineage
 | what | value |
@@ -37,6 +53,5 @@ MOS is predicted by {report.systems["student"].mos_predictor}.
 
 ## Use
 `slimtts say "the green tiger" --model FOLDER --out hello.wav`, or
-`transformers.AutoModelForCausalLM.from_pretrained(FOLDER)`: it is a standard checkpoint. The student is bound by the
-licence of its teacher.
+{opened}. The student is bound by the licence of its teacher, {origin.license}.
 """

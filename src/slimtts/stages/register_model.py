@@ -9,10 +9,21 @@ import shutil
 
 from slimtts.params import Params
 from slimtts.promotion import judge
-from slimtts.results import EvaluationReport, Lineage, PrunePlan, Release, SubsetReport
-from slimtts.stages.model_card import model_card
+from slimtts.results import (
+    EvaluationReport,
+    Lineage,
+    ModelOrigin,
+    PrunePlan,
+    Release,
+    SubsetReport,
+    VoicePrompt,
+    Voices,
+)
+from slimtts.stages.model_card import front_matter, model_card
+from slimtts.stages.voices import speaking_tasks
 from slimtts.storage import atomic_path
 from slimtts.teachers.checkpoint import hash_weights
+from slimtts.teachers.model_folder import ORIGIN, VOICES
 from slimtts.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -36,14 +47,24 @@ def headline_metrics(report: EvaluationReport) -> dict[str, float]:
     }
 
 
+def evaluated_voices(workspace: Workspace, utterances: int) -> Voices:
+    """The prompt of each voice's first sentence among the first `utterances` of the test split."""
+    voices: dict[str, VoicePrompt] = {}
+    for task in speaking_tasks(workspace, "test", utterances):
+        prompt = task.prompt
+        voices.setdefault(prompt.voice, VoicePrompt(text=prompt.text, codes=list(prompt.codes)))
+    return Voices(voices=voices)
+
+
 def register_model(params: Params, workspace: Workspace) -> Release:
-    """Writes release.json, card.md and model/ below `workspace.release`.
+    """Writes release.json, card.md and model/, with README.md and voices.json, below `workspace.release`.
 
     The orchestrator passes the code's revision as SLIMTTS_GIT_SHA, and the run's dvc.lock lies in the workspace.
     """
     report = EvaluationReport.read(workspace.evaluation / "evaluation.json")
     plan = PrunePlan.read(workspace.pruned / "plan.json")
     data = SubsetReport.read(workspace.data / "report.json")
+    origin = ModelOrigin.read(workspace.student / "student" / ORIGIN)
     lock = workspace.root / "dvc.lock"
     lineage = Lineage(
         git_sha=os.environ.get("SLIMTTS_GIT_SHA", "unknown"),
@@ -64,9 +85,10 @@ def register_model(params: Params, workspace: Workspace) -> Release:
     with atomic_path(workspace.release) as out:
         out.mkdir()
         shutil.copytree(workspace.student / "student", out / "model")
-        card = model_card(release, report, data)
+        evaluated_voices(workspace, report.utterances).write(out / "model" / VOICES)
+        card = model_card(release, report, data, origin)
         (out / "card.md").write_text(card)
-        (out / "model" / "README.md").write_text(card)
+        (out / "model" / "README.md").write_text(front_matter(origin) + card)
         release.write(out / "release.json")
     logger.info(f"verdict {release.verdict.decision}: {'; '.join(release.verdict.reasons) or 'all limits kept'}")
     return release

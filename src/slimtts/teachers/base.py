@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -98,6 +98,7 @@ class Family(Protocol):
 
     name: str
     license: str  # of the published weights; it binds every student
+    decoding: ClassVar[Mapping[str, float]]  # knobs of DecodingParams that its makers use; `slimtts compress` sets them
 
     @property
     def training_hours(self) -> float:
@@ -156,7 +157,7 @@ class StreamsText(Protocol):
 
 @dataclass(frozen=True)
 class Teacher:
-    """A teacher ready for work."""
+    """A teacher ready for work; `source`, `revision` and `codec_source` are as params name them, or empty."""
 
     family: Family
     model: Any
@@ -166,6 +167,9 @@ class Teacher:
     folder: Path
     weights_sha256: str
     stated_training_hours: float | None = None
+    source: str = ""
+    revision: str = ""
+    codec_source: str = ""
 
     @property
     def training_hours(self) -> float:

@@ -6,9 +6,9 @@ the text are read apart and put one after the other; its codes open the speech. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import PreTrainedTokenizerBase
 
@@ -28,6 +28,10 @@ class CosyVoice2Family:
 
     name = "cosyvoice2"
     license = "Apache-2.0"
+    # cosyvoice2.yaml. 15 seconds at 25 codes a second, and END.
+    decoding: ClassVar[Mapping[str, float]] = {
+        "temperature": 1.0, "top_p": 0.8, "top_k": 25, "repetition_aware": True, "max_new_tokens": 376,
+    }  # fmt: skip
 
     @property
     def training_hours(self) -> float:

@@ -22,10 +22,11 @@ from slimtts.errors import InvalidInputError
 from slimtts.storage import atomic_path
 from slimtts.teachers.checkpoint import hash_weights
 from slimtts.teachers.cosyvoice2_model import PROMPT_ROWS, ROWS_AFTER_CODES, CosyVoice2Config, CosyVoice2ForCausalLM
-from slimtts.teachers.sources import resolve_checkpoint
+from slimtts.teachers.model_folder import copy_license
+from slimtts.teachers.sources import LICENSE_FILES, resolve_checkpoint
 
 LLM, QWEN = "llm.pt", "CosyVoice-BlankEN"
-HUB_FILES = (LLM, f"{QWEN}/*.json", f"{QWEN}/*.txt")
+HUB_FILES = (LLM, f"{QWEN}/*.json", f"{QWEN}/*.txt", *LICENSE_FILES)
 BODY = "llm.model."
 TEXT, TEXT_HEAD = "llm.model.model.embed_tokens.weight", "llm.model.lm_head.weight"
 PROMPT, SPEECH, HEAD = "llm_embedding.weight", "speech_embedding.weight", "llm_decoder."
@@ -123,6 +124,7 @@ def convert_llm_pt(folder: Path, cache: Path | None = None) -> Path:
         save_file(joined(state), tmp / "model.safetensors", metadata={"format": "pt"})
         CosyVoice2Config(**known, speech_rows=speech_rows).save_pretrained(tmp)
         _tokenizer(folder, text_rows, speech_rows).save_pretrained(tmp)
+        copy_license(folder, tmp)
     return out
 
 

@@ -7,9 +7,9 @@ prompt's codes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import PreTrainedTokenizerBase
 
@@ -75,6 +75,8 @@ class LlasaFamily:
 
     name = "llasa"
     license = "CC-BY-NC-4.0"
+    # The makers sample at temperature 0.8 to 0.9. 15 seconds at 50 codes a second, and END.
+    decoding: ClassVar[Mapping[str, float]] = {"temperature": 0.8, "max_new_tokens": 751}
 
     @property
     def training_hours(self) -> float:

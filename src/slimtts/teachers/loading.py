@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from transformers import AutoTokenizer
@@ -47,7 +48,31 @@ def load_teacher(params: TeacherParams, with_model: bool = True) -> Teacher:
             f"at least {rows}",
             "use the tokenizer of this checkpoint",
         )
-    return Teacher(family, model, tokenizer, layout, codec, folder, hash_weights(folder), params.training_hours)
+    return Teacher(
+        family,
+        model,
+        tokenizer,
+        layout,
+        codec,
+        folder,
+        hash_weights(folder),
+        params.training_hours,
+        params.source,
+        params.revision,
+        params.codec,
+    )
+
+
+def load_beside(teacher: Teacher, folder: Path) -> Teacher:
+    """Another checkpoint of the teacher's family, with the tokenizer that lies in its folder: it may be a smaller one.
+
+    Raises:
+        InvalidInputError: no complete checkpoint of the family.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    layout = teacher.family.layout(tokenizer, teacher.codec)
+    model, mark = teacher.family.load_model(folder), hash_weights(folder)
+    return replace(teacher, model=model, tokenizer=tokenizer, layout=layout, folder=folder, weights_sha256=mark)
 
 
 def _checkpoint_folder(params: TeacherParams) -> Path:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import PreTrainedTokenizerBase
 
@@ -26,6 +27,7 @@ class NanoFamily:
 
     name = "nano"
     license = "Apache-2.0"
+    decoding: ClassVar[Mapping[str, float]] = {}  # params.yaml was written for it
 
     @property
     def training_hours(self) -> float:

@@ -52,13 +52,13 @@ class TinyFamily(NanoFamily):
         return self._training_hours
 
 
-def tiny_config(kind: str, num_layers: int, vocab_size: int, tied: bool) -> LlamaConfig | Qwen2Config:
-    """A Llama or Qwen2 of 32 channels."""
+def tiny_config(kind: str, num_layers: int, vocab_size: int, tied: bool, width: int = 32) -> LlamaConfig | Qwen2Config:
+    """A Llama or Qwen2 of `width` channels."""
     config_class = {"llama": LlamaConfig, "qwen2": Qwen2Config}[kind]
     return config_class(
         vocab_size=vocab_size,
-        hidden_size=32,
-        intermediate_size=48,
+        hidden_size=width,
+        intermediate_size=width * 3 // 2,
         num_hidden_layers=num_layers,
         num_attention_heads=4,
         num_key_value_heads=2,
@@ -70,11 +70,13 @@ def tiny_config(kind: str, num_layers: int, vocab_size: int, tied: bool) -> Llam
     )
 
 
-def tiny_model(kind: str = "llama", num_layers: int = 4, vocab_size: int = 64, tied: bool = True, seed: int = 0):  # type: ignore[no-untyped-def]  # noqa: ANN201
+def tiny_model(  # type: ignore[no-untyped-def]  # noqa: ANN201
+    kind: str = "llama", num_layers: int = 4, vocab_size: int = 64, tied: bool = True, seed: int = 0, width: int = 32
+):
     """A random model whose layers really change their input."""
     torch.manual_seed(seed)
     model_class = {"llama": LlamaForCausalLM, "qwen2": Qwen2ForCausalLM}[kind]
-    model = model_class(tiny_config(kind, num_layers, vocab_size, tied))
+    model = model_class(tiny_config(kind, num_layers, vocab_size, tied, width))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:

@@ -214,6 +214,14 @@ def test_what_cannot_be_chosen_is_said_in_one_line(one_line, rows, settings_, bu
     assert what in one_line(error.value)
 
 
+def test_sentences_that_are_too_long_for_the_decoding_are_named(one_line) -> None:
+    rows = [Candidate(f"u{i}", f"text {i}", "a", 9.0) for i in range(50)]
+    with pytest.raises(InvalidInputError) as error:
+        choose([*corpus(4), *rows], params(selection=1, test=30), 100.0)
+    assert "too_long 50); allowed: at least 30" in one_line(error.value)
+    assert str(error.value).endswith("or raise decoding.max_new_tokens for longer ones")
+
+
 @pytest.mark.parametrize("hours", [0.0, -1.0, math.nan, math.inf])
 def test_a_teacher_without_hours_has_no_share(one_line, hours: float) -> None:
     with pytest.raises(InvalidInputError) as error:

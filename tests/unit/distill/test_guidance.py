@@ -9,7 +9,6 @@ from slimtts.decoding.guidance import UNGUIDED, Guidance, guided_log_probabiliti
 from slimtts.distill import healing, losses
 from slimtts.distill.batches import PairSampler
 from slimtts.distill.healing import PRESETS, HealingLoss, Signals, signals
-from slimtts.distill.on_policy import OnPolicyBatches
 from slimtts.pruning.surgery import remove_layers
 from slimtts.testing.tiny import tiny_utterances
 
@@ -101,16 +100,6 @@ def test_companions_move_with_their_batch(teacher):
     moved = next(sampler(teacher, Guidance(1.0, 0.0)).from_step(0)).to(torch.device("meta"))
     assert moved.without_text.ids.device.type == moved.without_text.targets.device.type == "meta"
     assert moved.without_voice is None
-
-
-def test_the_students_own_speech_has_companions_too(teacher):
-    student = remove_layers(teacher.model, RETAINED)
-    source = OnPolicyBatches(student, teacher, sampler(teacher, BOTH), steps=4, share=1.0, max_new_tokens=6)
-    batch = source.spoken(step=3, rows=5)
-    assert not batch.recorded
-    for companion in (batch.without_text, batch.without_voice):
-        assert torch.equal(companion.targets[companion.is_target], batch.targets[batch.is_target])
-    assert set(healing_loss(teacher, BOTH)(student, batch)[1]) == {"skew_kl", "latent"}
 
 
 def test_a_batch_without_companions_is_refused(teacher):

@@ -22,7 +22,7 @@ from slimtts.teachers.base import Prompt
 from slimtts.testing.tiny import tiny_utterances
 
 KNOBS = DistillStudentParams(
-    preset="default", loss=LossParams(), on_policy_share=0.0, guidance_text=0.0, guidance_voice=0.0, steps=9,
+    preset="default", loss=LossParams(), guidance_text=0.0, guidance_voice=0.0, steps=9,
     tokens_per_step=96, optimizer="muon", learning_rate=3e-3, control_learning_rate=1e-3,
     warmup_share=0.2, checkpoint_every_steps=4, control=False, device="cpu", seed=3,
 )  # fmt: skip

@@ -5,6 +5,7 @@ from slimtts.results import (
     EvaluationReport,
     Interval,
     Lineage,
+    ModelOrigin,
     PairedGap,
     Release,
     SpeedResult,
@@ -52,9 +53,22 @@ DATA = SubsetReport(
 )  # fmt: skip
 
 
+ORIGIN = ModelOrigin(
+    family="nano", codec="", teacher_source="bundled", teacher_revision="", teacher_sha256="t1", license="Apache-2.0"
+)
+
+
 def test_the_card_names_layers_lineage_verdict_and_data():
-    card = model_card(RELEASE, REPORT, DATA)
-    for part in ("[0, 2, 5, 8, 10, 11]", "| g1 |", "| s1 |", "Verdict: ACCEPT", "0.75 hours: 4.5 % of the teacher's"):
+    card = model_card(RELEASE, REPORT, DATA, ORIGIN)
+    for part in (
+        "[0, 2, 5, 8, 10, 11]",
+        "| g1 |",
+        "| s1 |",
+        "Verdict: ACCEPT",
+        "0.75 hours: 4.5 % of the teacher's",
+        "from_pretrained(FOLDER)",
+        "its teacher, Apache-2.0",
+    ):
         assert part in card
 
 

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tokenizers.pre_tokenizers import ByteLevel
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
@@ -25,8 +24,9 @@ from slimtts.teachers.checkpoint import load_language_model
 from slimtts.teachers.cosyvoice2 import CosyVoice2Family
 from slimtts.teachers.cosyvoice2_checkpoint import convert_llm_pt, export_llm_pt, read_llm_pt
 from slimtts.teachers.cosyvoice2_model import CosyVoice2Config, CosyVoice2ForCausalLM
+from slimtts.testing.cosyvoice_folder import write_cosyvoice_folder
 
-LAYERS, WIDTH, TEXT_ROWS, CODES = 4, 32, 290, 20
+LAYERS, WIDTH, CODES = 4, 32, 20
 SOS, TASK, FIRST = 290, 291, 292
 END, FILL = 312, 314  # ids; as labels 20 and 22
 UTTERANCE = Utterance("u", "abc", "anna", (4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), 0.5)
@@ -39,53 +39,10 @@ class TinyCosyVoice2(CosyVoice2Family):
         return SimpleNamespace(num_codes=CODES, sample_rate_hz=24_000, frame_rate_hz=25.0)
 
 
-def write_qwen_folder(folder, config):
-    """As CosyVoice-BlankEN: config.json, weights, vocab.json and merges.txt with Qwen's three special tokens."""
-    folder.mkdir(parents=True)
-    letters = {letter: index for index, letter in enumerate(sorted(ByteLevel.alphabet()))}
-    specials = {
-        str(256 + i): {"content": token, "special": True, "normalized": False, "lstrip": False, "rstrip": False,
-                       "single_word": False}
-        for i, token in enumerate(("<|endoftext|>", "<|im_start|>", "<|im_end|>"))
-    }  # fmt: skip
-    tokenizer_config = {
-        "tokenizer_class": "Qwen2Tokenizer", "added_tokens_decoder": specials, "eos_token": "<|im_end|>",
-        "pad_token": "<|endoftext|>", "unk_token": None, "bos_token": None, "add_prefix_space": False,
-    }  # fmt: skip
-    (folder / "vocab.json").write_text(json.dumps(letters))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "model.safetensors").write_bytes(b"weights of the text model")
-
-
 @pytest.fixture(scope="session")
 def cosyvoice(tmp_path_factory):
     """A folder as published, with every tensor name of Qwen2LM."""
-    folder = tmp_path_factory.mktemp("hub") / "CosyVoice2-0.5B"
-    config = {
-        "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "hidden_size": WIDTH, "intermediate_size": 48,
-        "num_hidden_layers": LAYERS, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": TEXT_ROWS,
-        "max_position_embeddings": 256, "tie_word_embeddings": True, "bos_token_id": 256, "eos_token_id": 256,
-        "max_window_layers": LAYERS, "use_sliding_window": False, "rope_theta": 1000000.0, "rms_norm_eps": 1e-6,
-        "torch_dtype": "bfloat16",
-    }  # fmt: skip
-    write_qwen_folder(folder / "CosyVoice-BlankEN", config)
-    torch.manual_seed(0)
-    body = Qwen2ForCausalLM(Qwen2Config(**config))
-    state = {f"llm.model.{name}": tensor * (5 if tensor.ndim == 2 else 1) for name, tensor in body.state_dict().items()}
-    state["llm.model.lm_head.weight"] = state["llm.model.model.embed_tokens.weight"]
-    state = {
-        "llm_embedding.weight": torch.randn(2, WIDTH), **state,
-        "llm_decoder.weight": torch.randn(CODES + 3, WIDTH), "llm_decoder.bias": torch.randn(CODES + 3),
-        "speech_embedding.weight": torch.randn(CODES + 3, WIDTH),
-    }  # fmt: skip
-    torch.save(state, folder / "llm.pt")
-    for name in ("cosyvoice2.yaml", "flow.pt", "hift.pt", "llm.text_encoder.fp16.zip"):
-        (folder / name).write_text(name)
-    (folder / "asset").mkdir()
-    (folder / "asset" / "note.txt").write_text("as it is")
-    return folder
+    return write_cosyvoice_folder(tmp_path_factory.mktemp("hub") / "CosyVoice2-0.5B", CODES, LAYERS, WIDTH)
 
 
 @pytest.fixture(scope="session")

@@ -12,38 +12,22 @@ from slimtts.pruning.surgery import remove_layers
 from slimtts.stages.distill_student import save_model
 from slimtts.teachers import loading, neutts
 from slimtts.teachers.base import Prompt
-from slimtts.testing.tiny import tiny_model
+from slimtts.testing.families import TOKEN_KINDS, write_teacher_folder
 
 NUM_CODES, PADDING = 21, 7
-LLASA = ["<|TEXT_UNDERSTANDING_START|>", "<|TEXT_UNDERSTANDING_END|>", "<|SPEECH_GENERATION_START|>"]
-NEUTTS = ["<|TEXT_PROMPT_START|>", "<|TEXT_PROMPT_END|>", "<|SPEECH_GENERATION_START|>"]
-ORPHEUS = ["<|begin_of_text|>", "<|eot_id|>", *(f"<custom_token_{i}>" for i in (3, 4, 5, 6, 1))]
-# Family -> body, markers with the start of speech last, END, code token.
-KINDS = {
-    "llasa": ("llama", LLASA, "<|SPEECH_GENERATION_END|>", lambda code: f"<|s_{code}|>"),
-    "neutts": ("qwen2", NEUTTS, "<|SPEECH_GENERATION_END|>", lambda code: f"<|speech_{code}|>"),
-    "orpheus": ("llama", ORPHEUS, "<custom_token_2>", lambda code: f"<custom_token_{10 + code}>"),
-}
 UTTERANCE = Utterance("u", "so it is.", "anna", (3, 20, 0, 7), 0.08)
 PROMPT = Prompt("yes.", (1, 2, 3, 4, 5, 6, 7), "anna")
 GREEDY = DecodingParams(temperature=0, top_p=1, max_new_tokens=6, batch_rows=4, seed=1)
 
 
-@pytest.fixture(params=[(name, tied) for name in KINDS for tied in (True, False)], ids=lambda p: f"{p[0]}-{p[1]}")
-def opened(request, tmp_path, monkeypatch, tokenizer_of, codec_of):
+@pytest.fixture(params=[(name, tied) for name in TOKEN_KINDS for tied in (True, False)], ids=lambda p: f"{p[0]}-{p[1]}")
+def opened(request, tmp_path, monkeypatch, codec_of):
     """A teacher from a folder, and the family's start marker; its embeddings have rows that no token has."""
     name, tied = request.param
-    body, markers, end, code_token = KINDS[name]
-    tokens = {token: 300 + place for place, token in enumerate([*markers, end])}
-    tokens |= {code_token(code): 320 + code for code in range(NUM_CODES)}
-    template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    tokenizer = tokenizer_of(tokens, [*markers, end], chat_template=template)
-    tokenizer.save_pretrained(tmp_path)
-    model = tiny_model(body, num_layers=4, vocab_size=len(tokenizer) + PADDING, tied=tied)
-    model.save_pretrained(tmp_path)
+    write_teacher_folder(name, tmp_path, NUM_CODES, tied, PADDING)
     monkeypatch.setattr(loading.FAMILIES[name], "load_codec", lambda *_: codec_of(NUM_CODES))
     monkeypatch.setattr(neutts, "phonemes", str.upper)
-    return loading.load_teacher(TeacherParams(family=name, source=str(tmp_path))), markers[-1]
+    return loading.load_teacher(TeacherParams(family=name, source=str(tmp_path))), TOKEN_KINDS[name].markers[-1]
 
 
 def test_labels_begin_after_the_start_of_speech_and_end_with_end(opened):

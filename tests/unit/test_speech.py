@@ -1,0 +1,82 @@
+"""Who speaks, and in whose voice."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from slimtts.errors import InvalidInputError
+from slimtts.results import VoicePrompt, Voices
+from slimtts.speech import Speaker
+from slimtts.stages.distill_student import save_model
+from slimtts.teachers import loading
+from slimtts.teachers.base import Prompt
+from slimtts.teachers.loading import load_teacher
+from slimtts.teachers.model_folder import ORIGIN, VOICES
+from slimtts.testing.families import write_teacher_folder
+from slimtts.testing.tiny import NUM_CODES, BeepCodec
+
+ANNA = VoicePrompt(text="so it is.", codes=[1, 2, 3])
+
+
+@pytest.fixture
+def student(tmp_path, monkeypatch):
+    """The folder of a student of family llasa."""
+    monkeypatch.setattr(loading.FAMILIES["llasa"], "load_codec", lambda *_: BeepCodec())
+    params = loading.TeacherParams(family="llasa", source=str(write_teacher_folder("llasa", tmp_path / "t", NUM_CODES)))
+    teacher = load_teacher(params)
+    with torch.no_grad():
+        teacher.model.get_output_embeddings().weight[teacher.layout.end_id] *= 0.5  # it says something first
+    save_model(teacher.model, teacher, tmp_path / "student")
+    return tmp_path / "student"
+
+
+def test_a_released_student_speaks_in_the_voices_of_its_folder(student):
+    Voices(voices={"anna": ANNA, "bea": VoicePrompt(text="", codes=[])}).write(student / VOICES)
+    moved = student.rename(student.parent / "elsewhere")
+    speaker = Speaker.load(moved)
+    assert speaker.model.family.name == "llasa"
+    assert speaker.voices == {"anna": Prompt("so it is.", (1, 2, 3), "anna"), "bea": Prompt(voice="bea")}
+    samples = speaker.speak("yes", "anna")
+    assert samples.dtype == "float32"
+    assert len(samples) <= 30 * speaker.sample_rate_hz
+    with pytest.raises(InvalidInputError, match="observed carl; allowed: anna, bea"):
+        speaker.speak("yes", "carl")
+
+
+def test_a_text_is_given_to_other_families_as_it_is(student, monkeypatch):
+    speaker, asked = Speaker.load(student), []
+    family = type(speaker.model.family)
+    monkeypatch.setattr(family, "prompt_ids", lambda *given: asked.append(given[3]) or [1])
+    speaker.speak("ja。")
+    assert asked == ["ja。"]
+
+
+def test_without_voices_the_model_chooses_and_a_name_is_refused(student):
+    speaker = Speaker.load(student)
+    assert speaker.voices == {}
+    assert speaker._voice(None) == Prompt()
+    with pytest.raises(InvalidInputError, match="came without voices"):
+        speaker.speak("yes", "anna")
+
+
+@pytest.mark.parametrize("content", ["", '{"voices": {"anna": "so it is"}}', None])
+def test_damaged_voices_are_one_line(student, content):
+    foreign = json.dumps({"voices": {"anna": {"text": "a", "codes": [NUM_CODES]}}})
+    (student / VOICES).write_text(foreign if content is None else content)
+    with pytest.raises(InvalidInputError, match=r"voices\.json") as error:
+        Speaker.load(student)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_of_before_is_of_the_bundled_family_with_its_voices(tmp_path):
+    from slimtts.teachers.nano import bundle_folder
+
+    shutil.copytree(bundle_folder() / "teacher", tmp_path / "old")
+    assert not (tmp_path / "old" / ORIGIN).exists()
+    speaker = Speaker.load(tmp_path / "old")
+    assert set(speaker.voices) == {"slt", "rms", "awb"}
+    assert speaker.decoding.max_new_tokens == 160
+    Voices(voices={"mine": ANNA}).write(tmp_path / "old" / VOICES)
+    assert set(Speaker.load(tmp_path / "old").voices) == {"mine"}
