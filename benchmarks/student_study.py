@@ -47,8 +47,7 @@ from slimtts.stages.score_layers import forced_batches, open_recognizer, score_l
 from slimtts.stages.subset_data import subset_data
 from slimtts.stages.voices import SpeakingTask, speaking_tasks
 from slimtts.teachers.base import Teacher
-from slimtts.teachers.checkpoint import load_language_model
-from slimtts.teachers.loading import load_teacher
+from slimtts.teachers.loading import load_beside, load_teacher
 from slimtts.workspace import Workspace
 
 ROOT = Path(__file__).parent.parent
@@ -125,11 +124,13 @@ def shared_output(params: Params, scratch: Path, stage: str) -> Path:
 
 
 @torch.inference_mode()
-def divergence(teacher_model: Any, student: Any, teacher: Teacher, tasks: list[SpeakingTask]) -> float:
+def divergence(teacher: Teacher, student: Teacher, tasks: list[SpeakingTask]) -> float:
     """KL(teacher || student) a code on the recorded codes of some tasks: steadier than WER, and not what is heard."""
     total, positions = 0.0, 0
-    for batch in forced_batches(teacher, tasks[:DIVERGENCE_UTTERANCES]):
-        p, q = (target_log_probabilities(m, teacher.layout, batch) for m in (teacher_model, student))
+    some = tasks[:DIVERGENCE_UTTERANCES]
+    for theirs, ours in zip(forced_batches(teacher, some), forced_batches(student, some), strict=True):
+        p = target_log_probabilities(teacher.model, teacher.layout, theirs)
+        q = target_log_probabilities(student.model, student.layout, ours)
         total += float(functional.kl_div(q, p, log_target=True, reduction="sum"))
         positions += len(p)
     return total / positions
@@ -137,12 +138,12 @@ def divergence(teacher_model: Any, student: Any, teacher: Teacher, tasks: list[S
 
 def judge(params: Params, workspace: Workspace, study: Study, checkpoint: Path | None) -> dict[str, Any]:
     """Counts of every utterance of the study's split, spoken by the checkpoint (None: by the teacher)."""
-    teacher = load_teacher(params.teacher, with_model=checkpoint is None)
-    model = teacher.model if checkpoint is None else load_language_model(checkpoint)
+    teacher = load_teacher(params.teacher)
+    system = teacher if checkpoint is None else load_beside(teacher, checkpoint)
     rate_hz = teacher.codec.sample_rate_hz
     tasks = speaking_tasks(workspace, study.split, study.utterances)
-    ids = [teacher.prompt_ids(task.utterance.text, task.prompt) for task in tasks]
-    spoken = generate(model, teacher.layout, ids, params.decoding)
+    ids = [system.prompt_ids(task.utterance.text, task.prompt) for task in tasks]
+    spoken = generate(system.model, system.layout, ids, params.decoding)
     waves = as_arrays([teacher.audio(s.codes) for s in spoken])
     transcripts = open_recognizer(params.recogniser).transcribe(waves, rate_hz)
     errors = [
@@ -154,7 +155,7 @@ def judge(params: Params, workspace: Workspace, study: Study, checkpoint: Path |
         "no_end": sum(not s.ended for s in spoken),
     }
     if checkpoint is not None:
-        heard["divergence"] = round(divergence(load_language_model(teacher.folder), model, teacher, tasks), 4)
+        heard["divergence"] = round(divergence(teacher, system, tasks), 4)
     if study.mos_utterances:
         similarity = SpeakerSimilarity()
         voices = similarity.embed(as_arrays([teacher.audio(task.prompt.codes) for task in tasks]), rate_hz)

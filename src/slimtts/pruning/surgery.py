@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from transformers.initialization import no_init_weights
 
 from slimtts.pruning.plan import check_retained
 
@@ -36,8 +37,9 @@ def retained_name(name: str, position: dict[int, int]) -> str | None:
 
 def built_from(model: Any, config: Any, state: Mapping[str, torch.Tensor]) -> Any:
     """A new model of `config` that holds `state`; kind, dtype, device, mode and generation settings are `model`'s."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), no_init_weights():  # random weights would only be overwritten
         built = type(model)(config)
+    built.tie_weights()
     built.to(dtype=model.dtype, device=model.device)
     built.load_state_dict(state, strict=True)
     built.generation_config = copy.deepcopy(model.generation_config)
