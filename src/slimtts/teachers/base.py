@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from slimtts.codec.base import SpeechCodec
 from slimtts.errors import InvalidInputError
+from slimtts.teachers.checkpoint import load_language_model
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,8 @@ class Family(Protocol):
 
     @property
     def corpus_folder(self) -> Path | None:
-        """A token corpus that comes with the family, or None."""
-        ...
+        """A token corpus that comes with the family; most have none."""
+        return None
 
     def load_codec(self, source: str) -> SpeechCodec:
         """The codec at `source`, a folder or hub id; "" is the family's own."""
@@ -120,7 +121,7 @@ class Family(Protocol):
 
     def load_model(self, folder: Path) -> Any:
         """A checkpoint of the family, teacher or student: layers in `model.model.layers`, fp32, eval, strict."""
-        ...
+        return load_language_model(folder)
 
     def layout(self, tokenizer: PreTrainedTokenizerBase, codec: SpeechCodec) -> SpeechTokenLayout:
         """Where speech lives in the vocabulary."""

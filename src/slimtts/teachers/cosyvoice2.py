@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from slimtts.codec.base import SpeechCodec
 from slimtts.codec.cosyvoice_codec import CosyVoiceCodec
 from slimtts.errors import InvalidInputError
-from slimtts.teachers.base import Prompt, SpeechTokenLayout, check_text
+from slimtts.teachers.base import Family, Prompt, SpeechTokenLayout, check_text
 from slimtts.teachers.checkpoint import load_language_model
 from slimtts.teachers.cosyvoice2_checkpoint import LLM, SIZES, convert_llm_pt
 from slimtts.teachers.cosyvoice2_model import PROMPT_ROWS, ROWS_AFTER_CODES
@@ -23,7 +23,7 @@ from slimtts.teachers.cosyvoice2_model import PROMPT_ROWS, ROWS_AFTER_CODES
 TEXT_CHUNK, SPEECH_CHUNK = 5, 15  # cosyvoice2.yaml, mix_ratio
 
 
-class CosyVoice2Family:
+class CosyVoice2Family(Family):
     """CosyVoice 2 0.5B and its students."""
 
     name = "cosyvoice2"
@@ -37,11 +37,6 @@ class CosyVoice2Family:
     def training_hours(self) -> float:
         """Chinese 130,000, English 30,000, Japanese 4,600, Korean 2,200: arXiv 2412.10117, data of the model."""
         return 166_800.0
-
-    @property
-    def corpus_folder(self) -> Path | None:
-        """None comes with the weights."""
-        return None
 
     def load_codec(self, source: str) -> SpeechCodec:
         """The S3 tokenizer, and with a CosyVoice folder as `source` the way back to audio; both opened at first use."""

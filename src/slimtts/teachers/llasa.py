@@ -8,15 +8,13 @@ prompt's codes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from transformers import PreTrainedTokenizerBase
 
 from slimtts.codec.base import SpeechCodec
 from slimtts.codec.xcodec2 import Xcodec2Codec
-from slimtts.teachers.base import Prompt, SpeechTokenLayout, check_text, layout_from_vocabulary
-from slimtts.teachers.checkpoint import load_language_model
+from slimtts.teachers.base import Family, Prompt, SpeechTokenLayout, check_text, layout_from_vocabulary
 from slimtts.teachers.sources import resolve_codec
 
 INSTRUCTION = "Convert the text to speech:"
@@ -70,7 +68,7 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, spoken: str) -> list[int]:
     return ids
 
 
-class LlasaFamily:
+class LlasaFamily(Family):
     """The published LLaSA models, Llama with X-codec2's 65,536 codes as tokens, and their students."""
 
     name = "llasa"
@@ -83,18 +81,9 @@ class LlasaFamily:
         """Chinese and English, as the model cards say; 160,000 of them are published as tokens."""
         return 250_000.0
 
-    @property
-    def corpus_folder(self) -> Path | None:
-        """None comes with the weights."""
-        return None
-
     def load_codec(self, source: str) -> SpeechCodec:
         """X-codec2 in the format of transformers."""
         return Xcodec2Codec.load(resolve_codec(source, CODEC))
-
-    def load_model(self, folder: Path) -> Any:
-        """A Llama; rows beyond the vocabulary are padding that generation never reaches."""
-        return load_language_model(folder)
 
     def layout(self, tokenizer: PreTrainedTokenizerBase, codec: SpeechCodec) -> SpeechTokenLayout:
         """Where speech lives in the vocabulary."""

@@ -6,15 +6,14 @@ import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from transformers import PreTrainedTokenizerBase
 
 from slimtts.codec.base import SpeechCodec
 from slimtts.codec.nano_codec import NanoCodec
 from slimtts.teachers import llasa
-from slimtts.teachers.base import Prompt, SpeechTokenLayout
-from slimtts.teachers.checkpoint import load_language_model
+from slimtts.teachers.base import Family, Prompt, SpeechTokenLayout
 
 
 def bundle_folder() -> Path:
@@ -22,7 +21,7 @@ def bundle_folder() -> Path:
     return Path(str(resources.files("slimtts"))) / "nano" / "bundle"
 
 
-class NanoFamily:
+class NanoFamily(Family):
     """The bundled teacher and its students."""
 
     name = "nano"
@@ -42,10 +41,6 @@ class NanoFamily:
     def load_codec(self, source: str) -> SpeechCodec:
         """The bundled codec, or a folder of the same kind."""
         return NanoCodec.load(Path(source) if source else bundle_folder() / "codec")
-
-    def load_model(self, folder: Path) -> Any:
-        """A Llama."""
-        return load_language_model(folder)
 
     def layout(self, tokenizer: PreTrainedTokenizerBase, codec: SpeechCodec) -> SpeechTokenLayout:
         """Where speech lives in the vocabulary."""

@@ -7,8 +7,7 @@ the target; the prompt's codes come right after the start of speech.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from transformers import PreTrainedTokenizerBase
 
@@ -16,8 +15,7 @@ from slimtts.codec.base import SpeechCodec
 from slimtts.codec.neucodec import NeuCodec
 from slimtts.data.phonemes import phonemes
 from slimtts.errors import InvalidInputError
-from slimtts.teachers.base import Prompt, SpeechTokenLayout, check_text, layout_from_vocabulary
-from slimtts.teachers.checkpoint import load_language_model
+from slimtts.teachers.base import Family, Prompt, SpeechTokenLayout, check_text, layout_from_vocabulary
 from slimtts.teachers.sources import resolve_codec
 
 USER, ASSISTANT = "user: Convert the text to speech:", "\nassistant:"
@@ -26,7 +24,7 @@ SPEECH_START, SPEECH_END = "<|SPEECH_GENERATION_START|>", "<|SPEECH_GENERATION_E
 CODEC = "neuphonic/neucodec"
 
 
-class NeuTtsFamily:
+class NeuTtsFamily(Family):
     """NeuTTS Air and its students."""
 
     name = "neutts"
@@ -48,18 +46,9 @@ class NeuTtsFamily:
             "set teacher.training_hours to the hours that subset_data.max_share is to be a share of",
         )
 
-    @property
-    def corpus_folder(self) -> Path | None:
-        """None comes with the weights."""
-        return None
-
     def load_codec(self, source: str) -> SpeechCodec:
         """NeuCodec in the format of transformers."""
         return NeuCodec.load(resolve_codec(source, CODEC))
-
-    def load_model(self, folder: Path) -> Any:
-        """A Qwen2."""
-        return load_language_model(folder)
 
     def layout(self, tokenizer: PreTrainedTokenizerBase, codec: SpeechCodec) -> SpeechTokenLayout:
         """Where speech lives in the vocabulary.

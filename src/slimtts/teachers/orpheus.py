@@ -8,15 +8,13 @@ the pretrained model reads it. Source: README and notebooks of Orpheus TTS; the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from transformers import PreTrainedTokenizerBase
 
 from slimtts.codec.base import SpeechCodec
 from slimtts.codec.snac import CODES_A_FRAME, WEIGHTS, SnacCodec
-from slimtts.teachers.base import Prompt, SpeechTokenLayout, check_text, layout_from_vocabulary
-from slimtts.teachers.checkpoint import load_language_model
+from slimtts.teachers.base import Family, Prompt, SpeechTokenLayout, check_text, layout_from_vocabulary
 from slimtts.teachers.sources import resolve_codec
 
 TEXT_START, TEXT_END = "<|begin_of_text|>", "<|eot_id|>"  # 128000, 128009
@@ -29,7 +27,7 @@ VOICES = ("tara", "leah", "jess", "leo", "dan", "mia", "zac", "zoe")
 CODEC = "hubertsiuzdak/snac_24khz"
 
 
-class OrpheusFamily:
+class OrpheusFamily(Family):
     """Orpheus 3B and its students."""
 
     name = "orpheus"
@@ -44,18 +42,9 @@ class OrpheusFamily:
         """English, of the pretrained model: "100k+" in its README."""
         return 100_000.0
 
-    @property
-    def corpus_folder(self) -> Path | None:
-        """None comes with the weights."""
-        return None
-
     def load_codec(self, source: str) -> SpeechCodec:
         """SNAC at 24 kHz."""
         return SnacCodec.load(resolve_codec(source, CODEC, ("config.json", *WEIGHTS)))
-
-    def load_model(self, folder: Path) -> Any:
-        """A Llama."""
-        return load_language_model(folder)
 
     def layout(self, tokenizer: PreTrainedTokenizerBase, codec: SpeechCodec) -> SpeechTokenLayout:
         """Where speech lives in the vocabulary.
