@@ -109,7 +109,6 @@ class LossParams(Section):
     matching: Literal["dynamic", "static"] | None = None
     skew: Annotated[float, Field(ge=0, lt=1)] | None = None
     temperature: Annotated[float, Field(gt=0, le=10)] | None = None
-    end_weight: Weight | None = None
 
 
 class DistillStudentParams(Section):

@@ -34,7 +34,6 @@ def head_loss(
     hidden: torch.Tensor,
     head: torch.Tensor,
     targets: torch.Tensor,
-    position_weights: torch.Tensor | None,
     teacher_logits: TeacherLogits | None,
     terms: HeadTerms,
     chunk_positions: int = CHUNK_POSITIONS,
@@ -44,10 +43,7 @@ def head_loss(
     `targets` [P] in 0..V-1; `teacher_logits(rows)` gives logits or log-probabilities [C, V] of those positions. The
     head's product is taken in autocast's type, the rest in fp32.
     """
-    weights = torch.ones(len(targets), device=hidden.device) if position_weights is None else position_weights
-    total, cross_entropy, skew_kl = _HeadLoss.apply(
-        hidden, head, targets, weights.float(), teacher_logits, terms, chunk_positions
-    )
+    total, cross_entropy, skew_kl = _HeadLoss.apply(hidden, head, targets, teacher_logits, terms, chunk_positions)
     return total, cross_entropy, skew_kl
 
 
@@ -55,19 +51,16 @@ class _HeadLoss(torch.autograd.Function):
     """Value and gradients in one pass over the chunks."""
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Any, head: Any, targets: Any, weights: Any, teacher: Any, terms: Any, chunk: int
-    ) -> Any:
+    def forward(ctx: Any, hidden: Any, head: Any, targets: Any, teacher: Any, terms: Any, chunk: int) -> Any:
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         h, w = hidden.to(dtype), head.to(dtype)
-        shares = weights / weights.sum().clamp_min(torch.finfo(torch.float32).tiny)
+        share = 1 / max(1, len(targets))
         hidden_grad, head_grad = torch.empty_like(h), torch.zeros(head.shape, device=head.device)
         sums = torch.zeros(2, device=hidden.device)
         with torch.autocast(device, enabled=False):
             for start in range(0, len(targets), chunk):
                 rows = slice(start, start + chunk)
-                share = shares[rows].unsqueeze(1)
                 logits = F.linear(h[rows], w).float()
                 gradient = torch.zeros_like(logits)
                 if terms.cross_entropy:
@@ -86,11 +79,11 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Any, *_: Any) -> Any:
         hidden_grad, head_grad = ctx.saved_tensors
-        return upstream * hidden_grad, upstream * head_grad, None, None, None, None, None
+        return upstream * hidden_grad, upstream * head_grad, None, None, None, None
 
 
 def _add_cross_entropy(
-    gradient: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, share: torch.Tensor, terms: HeadTerms
+    gradient: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, share: float, terms: HeadTerms
 ) -> torch.Tensor:
     """d CE / d logits = q - onehot."""
     log_q = logits.log_softmax(-1)
@@ -98,11 +91,11 @@ def _add_cross_entropy(
     q = log_q.exp_()
     q.scatter_add_(1, targets.unsqueeze(1), torch.full_like(chosen, -1.0))
     gradient.add_(q.mul_(terms.cross_entropy * share))
-    return -(chosen * share).sum()
+    return -share * chosen.sum()
 
 
 def _add_skew_kl(
-    gradient: torch.Tensor, logits: torch.Tensor, teacher_logits: torch.Tensor, share: torch.Tensor, terms: HeadTerms
+    gradient: torch.Tensor, logits: torch.Tensor, teacher_logits: torch.Tensor, share: float, terms: HeadTerms
 ) -> torch.Tensor:
     """With m = b p + (1-b) q: d KL / d logits_j = q_j (g_j - sum_k q_k g_k), g = -(1-b) p / m, times t."""
     t, tiny = terms.temperature, torch.finfo(torch.float32).tiny
@@ -114,4 +107,4 @@ def _add_skew_kl(
     g = p.div_(mixture).mul_(-(1 - terms.skew))
     g.sub_(torch.linalg.vecdot(q, g).unsqueeze(1))
     gradient.add_(g.mul_(q).mul_(terms.skew_kl * t * share))
-    return t**2 * (divergence * share.squeeze(1)).sum()
+    return t**2 * share * divergence.sum()

@@ -24,7 +24,7 @@ from slimtts.teachers.base import SpeechTokenLayout
 
 @dataclass(frozen=True)
 class Preset:
-    """Weights of the terms; a term of weight 0 is not computed. `end_weight`: of the END position among the codes."""
+    """Weights of the terms; a term of weight 0 is not computed."""
 
     cross_entropy: float
     skew_kl: float
@@ -35,7 +35,6 @@ class Preset:
     matching: Literal["dynamic", "static"] = "dynamic"
     skew: float = losses.SKEW
     temperature: float = 1.0
-    end_weight: float = 1.0
 
     @property
     def needs_attention(self) -> bool:
@@ -138,7 +137,7 @@ class HealingLoss:
             terms = self._hidden_terms(s, t, batch)
         of_head = HeadTerms(preset.cross_entropy, preset.skew_kl, preset.skew, preset.temperature)
         targets = batch.targets[batch.is_target]
-        total, *values = head_loss(s.hidden, s.head, targets, self._weights(batch), teacher_logits, of_head)
+        total, *values = head_loss(s.hidden, s.head, targets, teacher_logits, of_head)
         total = total + sum(getattr(preset, name) * value for name, value in terms.items())
         terms |= dict(zip(("cross_entropy", "skew_kl"), values, strict=True))
         active = {name for name in terms if getattr(of_head, name, 1.0)}
@@ -158,13 +157,6 @@ class HealingLoss:
             return guided_log_probabilities(full.logits(rows), text, voice, self.guidance)
 
         return mixed
-
-    def _weights(self, batch: ForcedBatch) -> torch.Tensor | None:
-        """One weight a target position [P]; None when END counts as any code."""
-        if self.preset.end_weight == 1:
-            return None
-        is_end = batch.targets[batch.is_target] == self.layout.num_codes
-        return torch.where(is_end, self.preset.end_weight, 1.0)
 
     def _hidden_terms(self, s: Signals, t: Signals, batch: ForcedBatch) -> dict[str, torch.Tensor]:
         preset, mask = self.preset, batch.is_target

@@ -16,26 +16,13 @@ def _mean(values: torch.Tensor, count: int) -> torch.Tensor:
     return values.sum() / max(1, count)
 
 
-def _weighted(values: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
-    """Mean of values [P], or their mean under weights [P]."""
-    if weights is None:
-        return _mean(values, len(values))
-    return (values * weights).sum() / weights.sum().clamp_min(torch.finfo(values.dtype).tiny)
-
-
-def cross_entropy(
-    student_logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Mean negative log-likelihood; logits [P, V], targets [P] in 0..V-1, weights [P]."""
-    return _weighted(F.cross_entropy(student_logits.float(), targets, reduction="none"), weights)
+def cross_entropy(student_logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean negative log-likelihood; logits [P, V], targets [P] in 0..V-1."""
+    return _mean(F.cross_entropy(student_logits.float(), targets, reduction="none"), len(targets))
 
 
 def skew_kl(
-    student_logits: torch.Tensor,
-    teacher_logits: torch.Tensor,
-    skew: float = SKEW,
-    temperature: float = 1.0,
-    weights: torch.Tensor | None = None,
+    student_logits: torch.Tensor, teacher_logits: torch.Tensor, skew: float = SKEW, temperature: float = 1.0
 ) -> torch.Tensor:
     """KL(p || b p + (1-b) q), p teacher, q student, mean over [P, V] rows. Source: arXiv 2402.03898, b = 0.1.
 
@@ -47,7 +34,7 @@ def skew_kl(
     p, q = log_p.exp(), log_q.exp()
     # log(b p + (1-b) q) = log q + log1p(b (p/q - 1)) would lose small q; the plain mixture of fp32 is exact enough.
     log_mixture = (skew * p + (1 - skew) * q).clamp_min(torch.finfo(p.dtype).tiny).log()
-    return temperature**2 * _weighted((p * (log_p - log_mixture)).sum(-1), weights)
+    return temperature**2 * _mean((p * (log_p - log_mixture)).sum(-1), len(p))
 
 
 def mean_squared(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

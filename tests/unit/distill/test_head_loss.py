@@ -29,20 +29,19 @@ def inputs(positions=37, vocabulary=29, channels=8, seed=0):
         "hidden": normal(positions, channels).requires_grad_(),
         "head": normal(vocabulary, channels).requires_grad_(),
         "targets": torch.randint(0, vocabulary, (positions,), generator=generator),
-        "weights": torch.rand(positions, generator=generator),
         "teacher": normal(positions, vocabulary),
     }
 
 
-def dense(x, terms, weights):
+def dense(x, terms):
     logits = F.linear(x["hidden"], x["head"])
-    cross_entropy = losses.cross_entropy(logits, x["targets"], weights)
-    skew_kl = losses.skew_kl(logits, x["teacher"], terms.skew, terms.temperature, weights)
+    cross_entropy = losses.cross_entropy(logits, x["targets"])
+    skew_kl = losses.skew_kl(logits, x["teacher"], terms.skew, terms.temperature)
     return terms.cross_entropy * cross_entropy + terms.skew_kl * skew_kl
 
 
-def chunked(x, terms, weights, chunk):
-    return head_loss(x["hidden"], x["head"], x["targets"], weights, lambda rows: x["teacher"][rows], terms, chunk)
+def chunked(x, terms, chunk):
+    return head_loss(x["hidden"], x["head"], x["targets"], lambda rows: x["teacher"][rows], terms, chunk)
 
 
 def gradients(x, total):
@@ -53,13 +52,11 @@ def gradients(x, total):
 
 @pytest.mark.parametrize("terms", TERMS)
 @pytest.mark.parametrize("chunk", [1, 5, 37, 64])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_equals_the_dense_form_in_value_and_gradient(terms, chunk, weighted):
+def test_equals_the_dense_form_in_value_and_gradient(terms, chunk):
     x = inputs()
-    weights = x["weights"] if weighted else None
-    expected = dense(x, terms, weights)
+    expected = dense(x, terms)
     wanted = gradients(x, 3 * expected)
-    total, _, _ = chunked(x, terms, weights, chunk)
+    total, _, _ = chunked(x, terms, chunk)
     torch.testing.assert_close(total, expected, **FP32)
     for ours, theirs in zip(gradients(x, 3 * total), wanted, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=1e-6)
@@ -67,16 +64,16 @@ def test_equals_the_dense_form_in_value_and_gradient(terms, chunk, weighted):
 
 def test_one_position():
     x = inputs(positions=1)
-    expected = dense(x, BOTH, None)
-    torch.testing.assert_close(chunked(x, BOTH, None, 128)[0], expected, **FP32)
+    expected = dense(x, BOTH)
+    torch.testing.assert_close(chunked(x, BOTH, 128)[0], expected, **FP32)
 
 
 def test_bf16_is_close_to_fp32():
     x = inputs()
-    expected = dense(x, BOTH, None)
+    expected = dense(x, BOTH)
     wanted = gradients(x, expected)
     with torch.autocast("cpu", torch.bfloat16):
-        total, _, _ = chunked(x, BOTH, None, 8)
+        total, _, _ = chunked(x, BOTH, 8)
     torch.testing.assert_close(total, expected, **BF16)
     for ours, theirs in zip(gradients(x, total), wanted, strict=True):
         assert float((ours - theirs).norm() / theirs.norm()) < 0.02
@@ -85,7 +82,7 @@ def test_bf16_is_close_to_fp32():
 def test_reports_both_terms_unweighted():
     x = inputs()
     logits = F.linear(x["hidden"], x["head"])
-    _, cross_entropy, skew_kl = chunked(x, BOTH, None, 8)
+    _, cross_entropy, skew_kl = chunked(x, BOTH, 8)
     torch.testing.assert_close(cross_entropy, losses.cross_entropy(logits, x["targets"]), **FP32)
     torch.testing.assert_close(skew_kl, losses.skew_kl(logits, x["teacher"]), **FP32)
 
@@ -93,16 +90,16 @@ def test_reports_both_terms_unweighted():
 def test_student_equal_to_teacher_has_no_divergence_and_no_gradient():
     x = inputs()
     x["teacher"] = F.linear(x["hidden"], x["head"]).detach()
-    total, _, _ = chunked(x, HeadTerms(0.0, 1.0, 0.1, 1.0), None, 8)
+    total, _, _ = chunked(x, HeadTerms(0.0, 1.0, 0.1, 1.0), 8)
     assert abs(total.item()) < 1e-6
     assert all(float(g.abs().max()) < 1e-6 for g in gradients(x, total))
 
 
-def test_no_position_and_no_weight_are_zero_and_finite():
-    for x, weights in ((inputs(positions=0), None), (inputs(), torch.zeros(37))):
-        total, _, _ = chunked(x, BOTH, weights, 8)
-        assert total.item() == 0
-        assert all(float(g.abs().sum()) == 0 for g in gradients(x, total))
+def test_no_position_is_zero_and_finite():
+    x = inputs(positions=0)
+    total, _, _ = chunked(x, BOTH, 8)
+    assert total.item() == 0
+    assert all(float(g.abs().sum()) == 0 for g in gradients(x, total))
 
 
 def test_a_token_that_both_forbid_is_finite():
@@ -111,13 +108,13 @@ def test_a_token_that_both_forbid_is_finite():
     with torch.no_grad():
         x["head"][3] = 0
         x["head"][3] -= 1e4 * x["hidden"][0] / x["hidden"][0].square().sum()
-    total, _, _ = chunked(x, HeadTerms(0.0, 1.0, 0.1, 1.0), None, 8)
+    total, _, _ = chunked(x, HeadTerms(0.0, 1.0, 0.1, 1.0), 8)
     assert torch.isfinite(total)
     assert all(bool(torch.isfinite(g).all()) for g in gradients(x, total))
 
 
 def test_without_a_teacher_only_the_cross_entropy_counts():
     x = inputs()
-    total, _, skew_kl = head_loss(x["hidden"], x["head"], x["targets"], None, None, HeadTerms(1.0, 1.0, 0.1, 1.0))
+    total, _, skew_kl = head_loss(x["hidden"], x["head"], x["targets"], None, HeadTerms(1.0, 1.0, 0.1, 1.0))
     torch.testing.assert_close(total, losses.cross_entropy(F.linear(x["hidden"], x["head"]), x["targets"]), **FP32)
     assert skew_kl.item() == 0

@@ -69,34 +69,6 @@ def test_temperature_softens_both_and_keeps_the_size_of_gradients():
     assert float(same.grad.abs().max()) < 1e-6
 
 
-def test_weights_are_a_weighted_mean_by_hand():
-    s = torch.tensor([[0.0, math.log(3)], [0.0, 0.0]])
-    value = losses.cross_entropy(s, torch.tensor([1, 0]), torch.tensor([3.0, 1.0]))
-    torch.testing.assert_close(value, torch.tensor((-3 * math.log(0.75) - math.log(0.5)) / 4))
-    t = logits(rows=2, vocabulary=2, seed=3)
-    rows = [losses.skew_kl(s[i : i + 1], t[i : i + 1]) for i in range(2)]
-    torch.testing.assert_close(
-        losses.skew_kl(s, t, weights=torch.tensor([3.0, 1.0])), (3 * rows[0] + rows[1]) / 4, **FP32
-    )
-
-
-def test_equal_weights_change_nothing_and_a_weight_of_zero_gives_no_gradient():
-    s, t = logits(seed=1), logits(seed=2)
-    torch.testing.assert_close(losses.skew_kl(s, t, weights=torch.full((5,), 2.0)), losses.skew_kl(s, t))
-    student = logits(seed=1).requires_grad_()
-    losses.skew_kl(student, t, weights=torch.tensor([0.0, 1, 1, 1, 1])).backward()
-    assert float(student.grad[0].abs().max()) == 0
-    assert float(student.grad[1:].abs().min()) > 0
-
-
-def test_no_weight_at_all_is_zero_and_finite():
-    student = logits(seed=1).requires_grad_()
-    value = losses.skew_kl(student, logits(seed=2), weights=torch.zeros(5))
-    value.backward()
-    assert value.item() == 0
-    assert torch.equal(student.grad, torch.zeros_like(student.grad))
-
-
 @pytest.mark.parametrize("loss", HIDDEN_LOSSES)
 def test_hidden_losses_are_zero_with_no_gradient_at_equality(loss):
     student = hidden().requires_grad_()
