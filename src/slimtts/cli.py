@@ -1,4 +1,4 @@
-"""The command line: `compress` for all stages, one command a stage, `say`, `export`; heavy imports wait for them."""
+"""The command line: `compress` for all stages, one command a stage, `say`, `serve`, `export`; heavy imports wait."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from slimtts import __version__
 from slimtts.errors import InvalidInputError, SlimttsError
+from slimtts.serving.limits import ServingLimits
 from slimtts.workspace import STAGES, Workspace
 
 EXIT_BAD_INPUT = 2
@@ -70,11 +72,21 @@ def build_parser() -> argparse.ArgumentParser:
     say.add_argument("--voice", help="as in the model's voices.json; slt, rms or awb for the bundled teacher")
     say.add_argument("--model", type=Path, help="folder of a teacher or student (default: the bundled teacher)")
     say.add_argument("--out", type=Path, default=Path("speech.wav"))
+    serve = commands.add_parser("serve", help="speech over HTTP, as OpenAI's /v1/audio/speech (docs/SERVING.md)")
+    serve.add_argument("--model", default="bundled", help='"bundled", a folder, or models:/NAME@ALIAS of the registry')
+    serve.add_argument("--host", default="127.0.0.1", help="another than this machine needs SLIMTTS_API_KEY")
+    serve.add_argument("--port", type=int, default=8080)
+    serve.add_argument("--threads", type=int, help="processor threads of a call (default: all)")
+    serve.add_argument("--follow-seconds", type=float, default=0, help="look for a newer version (default: never)")
+    for limit in fields(ServingLimits):
+        option, default = f"--{limit.name.replace('_', '-')}", limit.default
+        serve.add_argument(option, type=type(default), default=default, help=f"{limit.metadata['help']} ({default})")
     return parser
 
 
 def run_stage(stage: str, workspace: Workspace, params_file: Path | None, threads: int | None) -> None:
     """One stage, alone in its workspace, not outliving the process that asked for it."""
+    from slimtts.distill.ranks import lock_name
     from slimtts.params import load_params
     from slimtts.process_guard import die_with_parent, sole_writer
 
@@ -82,7 +94,7 @@ def run_stage(stage: str, workspace: Workspace, params_file: Path | None, thread
     logging.getLogger("slimtts").setLevel(logging.INFO)
     die_with_parent()
     params = load_params(params_file or workspace.params)
-    with sole_writer(workspace.root, stage):
+    with sole_writer(workspace.root, lock_name(stage)):
         if threads:
             import torch
 
@@ -185,6 +197,21 @@ def compress(options: argparse.Namespace, execute: Callable[[str, list[str]], ob
     execute(sys.executable, command)
 
 
+def serve(options: argparse.Namespace) -> None:
+    """Serves until it is stopped."""
+    from slimtts.serving.model_source import source_of
+
+    fetch = source_of(options.model)
+    limits = ServingLimits(**{limit.name: getattr(options, limit.name) for limit in fields(ServingLimits)})
+    if options.threads:
+        import torch
+
+        torch.set_num_threads(options.threads)
+    from slimtts.serving.server import serve as serve_model
+
+    serve_model(fetch, options.host, options.port, limits, options.follow_seconds)
+
+
 def export(model: Path, teacher: Path, out: Path) -> None:
     """Writes a folder that CosyVoice opens, from a student of CosyVoice 2.
 
@@ -221,11 +248,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             compress(options)
         elif options.command == "export":
             export(options.model, options.teacher, options.out)
+        elif options.command == "serve":
+            serve(options)
         else:
             run_stage(options.command, Workspace(options.workspace), options.params, options.threads)
     except SlimttsError as error:
         print(f"slimtts: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        return getattr(error, "exit_code", EXIT_BAD_INPUT)
     except Exception as error:
         if not disk_is_full(error):
             raise

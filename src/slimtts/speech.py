@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from slimtts.data.audio import resample
 from slimtts.data.manifest import check_codes
 from slimtts.data.token_corpus import load_token_corpus
 from slimtts.decoding.generation import generate_batch
+from slimtts.decoding.streaming import WindowedCodec, stream_audio, stream_codes
 from slimtts.errors import InvalidInputError
 from slimtts.params import DecodingParams, TeacherParams
 from slimtts.results import Voices
@@ -25,6 +28,17 @@ MAX_PROMPT_S = 10.0
 MAX_SPEECH_S = 30.0
 MAX_NANO_SPEECH_S = 6.4  # its sentences have at most eight words; more only lets endless speech cost more time
 PROMPT_FRAMES = (36, 50)
+SENTENCE_END = re.compile(
+    r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])"
+)  # the latter: full stop and marks of Chinese and Japanese
+
+
+@dataclass(frozen=True)
+class SpeechPiece:
+    """float32 samples [N] in -1..1, and the seconds that the language model took for them."""
+
+    samples: np.ndarray
+    lm_s: float
 
 
 @dataclass(frozen=True)
@@ -73,6 +87,54 @@ class Speaker:
         Raises:
             InvalidInputError: text empty or too long, no such voice, or codes that the codec does not have.
         """
+        ids = self._prompt_ids(text, self._prompt(text, voice, prompt_text, prompt_codes))
+        made = generate_batch(self.model.model, self.model.layout, [ids], self.decoding)[0]
+        samples: np.ndarray = self.model.audio(made.codes).numpy()
+        return samples
+
+    def stream(
+        self,
+        text: str,
+        voice: str | None = None,
+        prompt_text: str = "",
+        prompt_codes: Sequence[int] = (),
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> Iterator[SpeechPiece]:
+        """What `speak` returns, in pieces as they are made; ends early when `is_wanted`, asked at each code, says no.
+
+        A codec whose reach is not known gives a piece a sentence, each spoken by itself.
+
+        Raises:
+            InvalidInputError: as `speak`, before the first piece.
+        """
+        prompt = self._prompt(text, voice, prompt_text, prompt_codes)
+        parts = [text] if isinstance(self.model.codec, WindowedCodec) else sentences(text)
+        return self._pieces([self._prompt_ids(part, prompt) for part in parts], is_wanted)
+
+    def _pieces(self, prompts: Sequence[Sequence[int]], is_wanted: Callable[[], bool]) -> Iterator[SpeechPiece]:
+        codec, lm_s = self.model.codec, 0.0
+
+        def codes_of(ids: Sequence[int]) -> Iterator[int]:
+            nonlocal lm_s
+            codes = stream_codes(self.model.model, self.model.layout, ids, self.decoding)
+            start = time.perf_counter()
+            for code in codes:
+                lm_s += time.perf_counter() - start
+                if not is_wanted():
+                    return
+                yield code
+                start = time.perf_counter()
+            lm_s += time.perf_counter() - start
+
+        for ids in prompts:
+            codes = codes_of(ids)
+            audio = stream_audio(codes, codec) if isinstance(codec, WindowedCodec) else [self.model.audio(list(codes))]
+            for samples in audio:
+                if len(samples):
+                    yield SpeechPiece(samples.numpy(), lm_s)
+                    lm_s = 0.0
+
+    def _prompt(self, text: str, voice: str | None, prompt_text: str, prompt_codes: Sequence[int]) -> Prompt:
         if len(text) > MAX_TEXT_CHARACTERS:
             raise InvalidInputError(
                 "text", f"{len(text)} characters", f"at most {MAX_TEXT_CHARACTERS}", "speak it sentence by sentence"
@@ -82,14 +144,13 @@ class Speaker:
             raise InvalidInputError(
                 "prompt codes", wrong[0], f"0..{self.model.layout.num_codes - 1}", "encode the prompt with this codec"
             )
-        prompt = Prompt(prompt_text, tuple(prompt_codes)) if prompt_codes else self._voice(voice)
+        return Prompt(prompt_text, tuple(prompt_codes)) if prompt_codes else self._voice(voice)
+
+    def _prompt_ids(self, text: str, prompt: Prompt) -> list[int]:
         spoken = text.strip()
         if self.model.family.name == "nano" and spoken and spoken[-1] not in ".!?":
             spoken += "."  # it has heard no sentence without
-        ids = self.model.prompt_ids(spoken, prompt)
-        made = generate_batch(self.model.model, self.model.layout, [ids], self.decoding)[0]
-        samples: np.ndarray = self.model.audio(made.codes).numpy()
-        return samples
+        return self.model.prompt_ids(spoken, prompt)
 
     def encode_prompt(self, waveform: np.ndarray, sample_rate_hz: int) -> list[int]:
         """float mono [N] -> codes of a voice prompt; resampled to the codec's rate.
@@ -117,6 +178,17 @@ class Speaker:
                 "voice", name, known or "none: this model came without voices", "choose one of these, or none"
             )
         return self.voices[name]
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text; marks without a word stay with the sentence before them."""
+    parts: list[str] = []
+    for part in SENTENCE_END.split(text.strip()):
+        if parts and not any(character.isalnum() for character in part):
+            parts[-1] += part
+        else:
+            parts.append(part)
+    return parts
 
 
 def read_voices(path: Path, model: Teacher) -> dict[str, Prompt]:

@@ -1,10 +1,11 @@
-"""Writing that never leaves half a file: everything goes to a temporary name and is renamed."""
+"""Writing that never leaves half a file (a temporary name, then a rename), and one hash of what several files hold."""
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,3 +40,13 @@ def atomic_path(final: Path) -> Iterator[Path]:
             raise
     finally:
         _remove(holder)
+
+
+def files_sha256(files: Iterable[Path]) -> str:
+    """SHA-256 over the bytes of the files, one after the other."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

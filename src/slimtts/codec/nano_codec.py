@@ -97,6 +97,9 @@ class NanoCodec(nn.Module):
         self.sample_rate_hz = c.sample_rate_hz
         self.samples_per_frame = c.hop_samples * c.frame_stride
         self.frame_rate_hz = c.sample_rate_hz / self.samples_per_frame
+        # How far a code is heard: inverse STFT and spectrum blocks at the spectrum's rate, then the blocks at 25 Hz.
+        spectrum_frames = c.fft_samples // (2 * c.hop_samples) + 3 * c.spectrum_blocks
+        self.context_frames = -(-spectrum_frames // c.frame_stride) + 3 * c.decoder_blocks + 1
         self.quantizer = FiniteScalarQuantizer(c.levels)
         self.num_codes = self.quantizer.num_codes
         self.mel = torchaudio.transforms.MelSpectrogram(

@@ -124,7 +124,7 @@ def _left_padded(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.de
 
 
 @torch.inference_mode()
-def generate_batch(
+def generation_steps(
     model: Any,
     layout: SpeechTokenLayout,
     prompts: Sequence[Sequence[int]],
@@ -133,12 +133,10 @@ def generate_batch(
     row_seeds: Sequence[int] | None = None,
     passes: int = 1,
     mix: Mix | None = None,
-) -> list[Generated]:
-    """Continues every prompt until END or `max_new_tokens`.
+) -> Iterator[torch.Tensor]:
+    """What every row says at each step, int64 [B]: a code, or `num_codes` from its END on; until all rows ended.
 
-    `row_seeds` [B] seed each row's sampling, so that a row's result does not depend on its batch. With several
-    `passes`, prompt k B + b is pass k of row b: `mix` makes one distribution of a row's passes, and all of them go on
-    with the code that was chosen from it.
+    Arguments as of `generate_batch`. Closing the iterator stops the generation.
     """
     device = next(model.parameters()).device
     head, bias = spoken_head(model, layout), spoken_bias(model, layout)
@@ -173,17 +171,36 @@ def generate_batch(
             if met is not None:
                 met.scatter_(1, chosen.unsqueeze(1), True)
             ended |= chosen == layout.num_codes
+            yield out[:, step]
             if bool(ended.all()):
-                break
+                return
             said = torch.where(chosen == layout.num_codes, layout.end_id, chosen + layout.first_code_id)
             ids = said.repeat(passes).unsqueeze(1)
             mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
             positions = positions[:, -1:] + 1
+
+
+def generate_batch(
+    model: Any,
+    layout: SpeechTokenLayout,
+    prompts: Sequence[Sequence[int]],
+    decoding: DecodingParams,
+    skip: torch.Tensor | None = None,
+    row_seeds: Sequence[int] | None = None,
+    passes: int = 1,
+    mix: Mix | None = None,
+) -> list[Generated]:
+    """Continues every prompt until END or `max_new_tokens`.
+
+    `row_seeds` [B] seed each row's sampling, so that a row's result does not depend on its batch. With several
+    `passes`, prompt k B + b is pass k of row b: `mix` makes one distribution of a row's passes, and all of them go on
+    with the code that was chosen from it.
+    """
+    steps = list(generation_steps(model, layout, prompts, decoding, skip, row_seeds, passes, mix))
     result = []
-    for row in range(rows):
-        codes = out[row].tolist()
-        length = codes.index(layout.num_codes) if layout.num_codes in codes else len(codes)
-        result.append(Generated(tuple(codes[:length]), bool(ended[row])))
+    for codes in torch.stack(steps, dim=1).tolist():  # [B, T]
+        ended = layout.num_codes in codes
+        result.append(Generated(tuple(codes[: codes.index(layout.num_codes)] if ended else codes), ended))
     return result
 
 

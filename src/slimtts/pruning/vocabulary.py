@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from slimtts.errors import InvalidInputError
 from slimtts.pruning.surgery import built_from
 from slimtts.teachers.base import Prompt, Teacher
+from slimtts.teachers.checkpoint import load_tokenizer
 
 OF_VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight", "lm_head.bias")  # tensors with a row for every id
 TOKENIZER = "tokenizer.json"
@@ -124,7 +125,7 @@ def trim_tokenizer(tokenizer: PreTrainedTokenizerBase, kept: Sequence[int]) -> P
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         (Path(folder) / TOKENIZER).write_text(json.dumps(parts, ensure_ascii=False), encoding="utf-8")
-        trimmed: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        trimmed: PreTrainedTokenizerBase = load_tokenizer(Path(folder))
     trimmed.name_or_path = tokenizer.name_or_path
     wanted = {token: new[index] for token, index in tokenizer.get_vocab().items() if index in new}
     if trimmed.get_vocab() != wanted:

@@ -1,15 +1,15 @@
-"""Checkpoints of language models: safetensors only, complete, and named by the hash of their weights."""
+"""Checkpoints of language models: safetensors only, complete, named by the hash of their weights, no code run."""
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from slimtts.errors import InvalidInputError
+from slimtts.storage import files_sha256
 
 
 def hash_weights(folder: Path) -> str:
@@ -26,12 +26,7 @@ def hash_weights(folder: Path) -> str:
             "a folder written by save_pretrained",
             "convert the weights to safetensors or correct the path",
         )
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    return files_sha256(files)
 
 
 def load_language_model(folder: Path) -> Any:
@@ -43,8 +38,9 @@ def load_language_model(folder: Path) -> Any:
     hash_weights(folder)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
-            folder, dtype="float32", use_safetensors=True, output_loading_info=True, local_files_only=True
-        )
+            folder, dtype="float32", use_safetensors=True, output_loading_info=True, local_files_only=True,
+            trust_remote_code=False,
+        )  # fmt: skip
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise InvalidInputError(
             f"checkpoint {folder}",
@@ -61,3 +57,23 @@ def load_language_model(folder: Path) -> Any:
             "copy or train the checkpoint again",
         )
     return model.eval()
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint; code that its files name is refused without asking.
+
+    Raises:
+        InvalidInputError: the files are missing or damaged, or want code to be run.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InvalidInputError(
+            f"tokenizer {folder}",
+            (str(error).strip() or type(error).__name__).splitlines()[0],
+            "the tokenizer files of a checkpoint, without code",
+            "copy the checkpoint again",
+        ) from None
+    return tokenizer

@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config
+from transformers import PreTrainedTokenizerBase, Qwen2Config
 
 from slimtts.errors import InvalidInputError
 from slimtts.storage import atomic_path
-from slimtts.teachers.checkpoint import hash_weights
+from slimtts.teachers.checkpoint import hash_weights, load_tokenizer
 from slimtts.teachers.cosyvoice2_model import PROMPT_ROWS, ROWS_AFTER_CODES, CosyVoice2Config, CosyVoice2ForCausalLM
 from slimtts.teachers.model_folder import copy_license
 from slimtts.teachers.sources import LICENSE_FILES, resolve_checkpoint
@@ -84,7 +84,7 @@ def joined(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _tokenizer(folder: Path, text_rows: int, speech_rows: int) -> PreTrainedTokenizerBase:
-    tokenizer = AutoTokenizer.from_pretrained(folder / QWEN, local_files_only=True)
+    tokenizer = load_tokenizer(folder / QWEN)
     tokenizer.add_special_tokens(
         {"eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT, "extra_special_tokens": SPECIAL_TOKENS}
     )

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from transformers import AutoTokenizer
-
 from slimtts.errors import InvalidInputError
 from slimtts.params import TeacherParams
 from slimtts.teachers.base import Family, Teacher
-from slimtts.teachers.checkpoint import hash_weights
+from slimtts.teachers.checkpoint import hash_weights, load_tokenizer
 from slimtts.teachers.cosyvoice2 import CosyVoice2Family
 from slimtts.teachers.cosyvoice2_checkpoint import resolve_cosyvoice
 from slimtts.teachers.llasa import LlasaFamily
@@ -37,7 +35,7 @@ def load_teacher(params: TeacherParams, with_model: bool = True) -> Teacher:
     folder = _checkpoint_folder(params)
     family = FAMILIES[params.family]()
     codec = family.load_codec(params.codec)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = load_tokenizer(folder)
     layout = family.layout(tokenizer, codec)
     model = family.load_model(folder) if with_model else None
     rows = max(layout.first_code_id + layout.num_codes, layout.end_id + 1)
@@ -69,7 +67,7 @@ def load_beside(teacher: Teacher, folder: Path) -> Teacher:
     Raises:
         InvalidInputError: no complete checkpoint of the family.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = load_tokenizer(folder)
     layout = teacher.family.layout(tokenizer, teacher.codec)
     model, mark = teacher.family.load_model(folder), hash_weights(folder)
     return replace(teacher, model=model, tokenizer=tokenizer, layout=layout, folder=folder, weights_sha256=mark)
