@@ -4,6 +4,8 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 BIN := $(CURDIR)/.venv/bin
 INSTALLED := .venv/installed-requirements.txt
+STACK_INSTALLED := .venv-stack/installed-requirements.txt
+STACK ?= runs/stack
 MLFLOW_PORT ?= 5050
 PREFECT_PORT ?= 4300
 PROFILE ?= demo
@@ -21,9 +23,9 @@ FIND_UV = uv=$$(command -v uv || true); \
 	index=$${UV_DEFAULT_INDEX:-$${UV_INDEX_URL:-$${PIP_INDEX_URL:-$$(python -m pip config get global.index-url 2>/dev/null || true)}}}; \
 	if [ -n "$$index" ]; then export UV_DEFAULT_INDEX="$$index"; fi
 
-.PHONY: help install demo test lint ui lock clean
+.PHONY: help install demo test lint ui stack stack-stop stack-status lock clean
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 install: $(INSTALLED) ## make or update .venv; nothing to do while requirements.txt is the same
 
@@ -35,10 +37,17 @@ $(INSTALLED): requirements.txt
 	  "$$uv" pip install --python $(BIN)/python --no-deps --no-build-isolation -e .
 	cp requirements.txt $(INSTALLED)
 
+$(STACK_INSTALLED): infra/requirements-stack.txt | $(INSTALLED)
+	if [ ! -x .venv-stack/bin/python ]; then $(PYTHON) -m venv .venv-stack; fi
+	$(FIND_UV); \
+	  "$$uv" pip install --python .venv-stack/bin/python --no-deps --compile-bytecode -r infra/requirements-stack.txt \
+	  || .venv-stack/bin/python -m pip install --no-deps -r infra/requirements-stack.txt
+	cp infra/requirements-stack.txt $(STACK_INSTALLED)
+
 demo: $(INSTALLED) ## the whole pipeline on the bundled teacher; PROFILE=full for the long one
 	python -m flows.compress_model --profile $(PROFILE) --name $(NAME)
 
-test: lint ## what CI runs: lint, types, imports, and all tests but those that take minutes or a GPU
+test: lint $(STACK_INSTALLED) ## what CI runs: lint, types, imports, and all tests but those that take minutes or a GPU
 	python -m pytest -m "not gpu and not pipeline"
 
 lint: $(INSTALLED) ## style, types, and who may import whom
@@ -56,9 +65,20 @@ ui: $(INSTALLED) ## MLflow and Prefect on this machine's loopback, until Ctrl-C
 	  echo "MLflow:  http://127.0.0.1:$(MLFLOW_PORT)/#/experiments/1/runs"; echo "Prefect: http://127.0.0.1:$(PREFECT_PORT)"; \
 	  wait
 
+stack: $(STACK_INSTALLED) ## PostgreSQL, S3, MLflow, Prefect and a worker on loopback, until Ctrl-C; state in STACK=runs/stack
+	python -m infra.stack up --folder $(STACK)
+
+stack-stop: $(INSTALLED) ## stops that stack
+	python -m infra.stack down --folder $(STACK)
+
+stack-status: $(INSTALLED) ## a line for each of its services
+	python -m infra.stack status --folder $(STACK)
+
 lock: $(INSTALLED) ## exact versions of everything from pyproject.toml; keeps what still fits
 	$(FIND_UV); "$$uv" pip compile --quiet --group dev --python-version 3.11 --no-annotate --no-header \
-	  --output-file requirements.txt pyproject.toml
+	  --output-file requirements.txt pyproject.toml; \
+	  "$$uv" pip compile --quiet --group stack --python-version 3.11 --no-annotate --no-header \
+	  --output-file infra/requirements-stack.txt
 
 clean: ## caches and build leftovers; runs/ and .venv/ stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis src/*.egg-info

@@ -14,15 +14,24 @@ if TYPE_CHECKING:
 
 STALE_UPLOAD_DAYS = 7
 PROBE = b"slimtts"
+ATTEMPTS = 10  # pauses between them grow to 20 s, at random; all together about a minute
 DEFAULT_REGION = "us-east-1"  # the only one that must not be named when a bucket is made
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
 
-def s3_client(endpoint: str) -> BaseClient:
-    """A client for `endpoint` ("" = AWS or AWS_ENDPOINT_URL); keys come from the AWS_* environment variables only."""
-    import boto3
+def s3_client(endpoint: str, key_id: str = "", secret_key: str = "", region: str = "") -> BaseClient:
+    """A client for `endpoint` ("" = AWS or AWS_ENDPOINT_URL); what is "" comes from the AWS_* environment variables.
 
-    return boto3.client("s3", endpoint_url=endpoint or None)
+    A server that is away or overloaded is asked again for about a minute.
+    """
+    import boto3
+    from botocore.config import Config
+
+    return boto3.client(
+        "s3", endpoint_url=endpoint or None, aws_access_key_id=key_id or None,
+        aws_secret_access_key=secret_key or None, region_name=region or None,
+        config=Config(retries={"mode": "standard", "max_attempts": ATTEMPTS}, connect_timeout=10, read_timeout=60),
+    )  # fmt: skip
 
 
 def ensure_bucket(client: BaseClient, url: str, logger: Logger) -> bool:
