@@ -7,36 +7,43 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 
 from slimtts.errors import InvalidInputError, SlimttsError
 from slimtts.params import load_params
 from slimtts.results import Release
+from tasks.artifacts import show_links
 from tasks.bucket import ensure_bucket, s3_client
+from tasks.flow_parameters import Depth, Override, Profile, RunName, fill_name, filled_name
 from tasks.registry import register_release
+from tasks.shared_outputs import take_over
 from tasks.stage_runner import StageError, run_dvc, stale_stages
 from tasks.stages import (
     distill_student,
     evaluate_student,
+    mlflow_is_away,
     prune_layers,
+    record_numbers,
     register_model,
     score_layers,
     subset_data,
 )
-from tasks.tracking import TrackedRun, tracked_run
-from tasks.workspace import CHECKOUT, claimed_workspace, compose_params
+from tasks.tracking import TrackedRun, remembered_run_id, tracked_run
+from tasks.workspace import CHECKOUT, check_name, claimed_workspace, compose_params
 
 RUNS = CHECKOUT / "runs"
 PUSH_TIMEOUT_S = 4 * 3600.0
+SCORED = ("subset_data", "score_layers")  # what students of any depth share
 
 
-@task(cache_policy=NO_CACHE)
+@task(cache_policy=NO_CACHE, retries=3, retry_delay_seconds=[30, 120, 300], retry_condition_fn=mlflow_is_away)
 def register_version(run: TrackedRun) -> str:
     """Puts the release into the registry and, through the gate, into production."""
     params = load_params(run.workspace / "params.yaml")
@@ -63,19 +70,44 @@ def confirm_clean(run: TrackedRun) -> None:
         raise StageError("dvc status", f"{', '.join(stale)} changed while the flow ran; run it again", exit_code=1)
 
 
-@flow(name="compress-model", flow_run_name="{name}")
+@task(cache_policy=NO_CACHE)
+def take_over_scores(workspace: Path, scored: Path) -> None:
+    """Brings data and scores of another run, where they fit this one's code and parameters."""
+    take_over(scored, workspace, SCORED, get_run_logger())
+
+
+@flow(name="compress-model", flow_run_name=filled_name)
 def compress_model(
-    name: str,
-    profile: str = "demo",
-    overrides: Sequence[str] = (),
+    name: RunName,
+    profile: Profile = "demo",
+    overrides: Sequence[Override] = (),
     runs_root: Path = RUNS,
     checkout: Path = CHECKOUT,
+    revision: str = "",
+    keep_layers: Depth | None = None,
+    scores_of: str = "",
 ) -> Path:
-    """Prepares, subsets, scores, prunes, distills, evaluates, registers; returns the run's folder."""
+    """Prepares, subsets, scores, prunes, distills, evaluates, registers; returns the run's folder.
+
+    Args:
+        name: Folder below the runs, where a second start goes on; {date} and {id} are of the flow run.
+        profile: File in flows/profiles: demo takes minutes, full is params.yaml as it is.
+        overrides: Changes to the profile, each as section.key=value, for example distill_student.steps=300.
+        runs_root: Where runs live.
+        checkout: Where the code lies.
+        revision: Commit, branch or tag whose code runs, in a copy of its own; empty for the code there, edits included.
+        keep_layers: Layers of the student at most; empty for what the profile says.
+        scores_of: Run whose data and scores are taken over, and below which MLflow shows this one.
+    """
+    name, logger = fill_name(name), get_run_logger()
+    overrides = [*overrides, *([f"prune_layers.keep_layers={keep_layers}"] if keep_layers else [])]
     with (
-        claimed_workspace(name, profile, overrides, runs_root, checkout) as workspace,
-        tracked_run(workspace, profile) as run,
+        claimed_workspace(name, profile, overrides, runs_root, checkout, revision, wait_if_recovered()) as workspace,
+        tracked_run(workspace, profile, parent_of(scores_of, runs_root)) as run,
     ):
+        show_links(run, logger)
+        if scores_of:
+            take_over_scores(workspace, runs_root / scores_of)
         worked = [
             subset_data(run),
             score_layers(run),
@@ -84,12 +116,37 @@ def compress_model(
             evaluate_student(run),
             register_model(run),
         ]
+        record_numbers(run)
         register_version(run)
         push_outputs(run)
         confirm_clean(run)
     create_markdown_artifact((workspace / "evaluation" / "table.md").read_text(), key="evaluation", description=name)
-    get_run_logger().info("%d of %d stages had work to do", sum(worked), len(worked))
+    logger.info("%d of %d stages had work to do", sum(worked), len(worked))
     return workspace
+
+
+def wait_if_recovered() -> Callable[[], None] | None:
+    """What to do when another process has the workspace: a run that was started again waits for its former process,
+    which may live after all behind a server that lost sight of it. Any other start is a mistake and is refused."""
+    if flow_run.run_count < 2:
+        return None
+    logger = get_run_logger()
+    return lambda: logger.info("waits for the former process of this run")
+
+
+def parent_of(scores_of: str, runs_root: Path) -> str:
+    """The MLflow run of the run whose scores are taken over.
+
+    Raises:
+        InvalidInputError: there is no such run.
+    """
+    if not scores_of:
+        return ""
+    check_name(scores_of)
+    parent = remembered_run_id(runs_root / scores_of)
+    if not parent:
+        raise InvalidInputError("scores_of", scores_of, f"a run in {runs_root}", "run that one first")
+    return parent
 
 
 def show_results(workspace: Path) -> None:
@@ -112,10 +169,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile", default="demo", help="file in flows/profiles")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE")
     parser.add_argument("--runs", type=Path, default=RUNS, help="where runs live")
+    parser.add_argument("--revision", default="", help="run the code of this commit (default: as it lies here)")
     options = parser.parse_args(arguments)
     try:
+        check_name(options.name)
         compose_params(options.profile, options.overrides)  # before a server starts for nothing
-        workspace = compress_model(options.name, options.profile, options.overrides, options.runs)
+        workspace = compress_model(
+            options.name, options.profile, options.overrides, options.runs, revision=options.revision
+        )
     except SlimttsError as error:
         print(f"slimtts: {error}", file=sys.stderr)
         mendable = isinstance(error, InvalidInputError) or (isinstance(error, StageError) and not error.worth_retrying)

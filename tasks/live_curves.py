@@ -23,8 +23,9 @@ Logger = logging.Logger | logging.LoggerAdapter[Any]
 def following_curves(run: TrackedRun, logger: Logger, every_s: float = EVERY_S) -> Iterator[None]:
     """Logs new curve points every few seconds while the block runs, and the rest when it ends well.
 
-    While it runs only files that have changed since count: the folder of checkpoints may still hold the curves of a
-    training with other parameters, until the stage has cleared it.
+    Where MLflow is away the training goes on, and `catch_up` brings what is missing. While the block runs only files
+    that have changed since count: the folder of checkpoints may still hold the curves of a training with other
+    parameters, until the stage has cleared it.
     """
     from mlflow.exceptions import MlflowException
 
@@ -46,7 +47,15 @@ def following_curves(run: TrackedRun, logger: Logger, every_s: float = EVERY_S) 
     finally:
         stop.set()
         thread.join()
-    curves.sync(curve_files(workspace))
+    try:
+        curves.sync(curve_files(workspace))
+    except MlflowException as error:
+        logger.warning("curves wait for MLflow: %s", str(error).splitlines()[0])
+
+
+def catch_up(run: TrackedRun) -> int:
+    """Logs the points that MLflow has not yet; returns how many."""
+    return CurveLog(run).sync(curve_files(Workspace(run.workspace)))
 
 
 class CurveLog:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from slimtts.errors import SlimttsError
+from tasks.checkouts import code_revision, git_revision
 from tasks.process_group import run_in_group
-from tasks.workspace import git_revision
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
@@ -65,7 +65,12 @@ def stale_stages(workspace: Path, *stages: str) -> dict[str, list[Any]]:
     """
     command = [sys.executable, "-m", "dvc", "status", "--json", *stages]
     done = subprocess.run(
-        command, cwd=workspace, env=stage_environment(), capture_output=True, text=True, timeout=STATUS_TIMEOUT_S
+        command,
+        cwd=workspace,
+        env=stage_environment(workspace),
+        capture_output=True,
+        text=True,
+        timeout=STATUS_TIMEOUT_S,
     )
     if done.returncode:
         raise StageError("dvc status", _last(done.stderr.splitlines(), "no message"), done.returncode)
@@ -87,7 +92,7 @@ def run_dvc(arguments: Sequence[str], workspace: Path, timeout_s: float, logger:
 
     command = [sys.executable, "-m", "dvc", *arguments]
     try:
-        exit_code = run_in_group(command, workspace, stage_environment(), timeout_s, follow)
+        exit_code = run_in_group(command, workspace, stage_environment(workspace), timeout_s, follow)
     except TimeoutError as error:
         raise StageError(title, f"{error}; allowed: {timeout_s:g} s; next: give it more time", 124) from None
     if exit_code:
@@ -97,10 +102,17 @@ def run_dvc(arguments: Sequence[str], workspace: Path, timeout_s: float, logger:
     return list(tail)
 
 
-def stage_environment() -> dict[str, str]:
-    """The environment of a stage: this Python's bin folder first, so that `slimtts` is ours, and git's revision."""
+def stage_environment(workspace: Path | None = None) -> dict[str, str]:
+    """The environment of a stage: this Python's bin folder first, so that `slimtts` is ours, and git's revision.
+
+    With a workspace, its `src` is the code that Python finds first, and the revision is of that code.
+    """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    ours = {"PATH": path, "SLIMTTS_GIT_SHA": git_revision(), "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
+    revision = code_revision(workspace) if workspace else git_revision()
+    ours = {"PATH": path, "SLIMTTS_GIT_SHA": revision, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
+    if workspace:
+        code = [str(workspace.resolve() / "src"), os.environ.get("PYTHONPATH", "")]
+        ours["PYTHONPATH"] = os.pathsep.join(filter(None, code))
     return {**ALLOCATOR, **os.environ, **ours}
 
 

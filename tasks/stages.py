@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 from prefect import State, Task, task
@@ -9,12 +10,15 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
 from prefect.logging import get_run_logger
 
-from tasks.live_curves import following_curves
-from tasks.locks import exclusive_lock
+from slimtts.workspace import STAGES
+from tasks.artifacts import show_stage, showing_progress
+from tasks.devices import owned_devices
+from tasks.live_curves import catch_up, following_curves
 from tasks.stage_runner import StageError, run_stage
-from tasks.tracking import TrackedRun, log_stage
+from tasks.tracking import TrackedRun, log_stage, log_stage_or_wait
 
 HOUR_S = 3600.0
+NO_ANSWER = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")  # how MLflow's client names a server that is away
 
 
 def worth_retrying(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
@@ -23,16 +27,22 @@ def worth_retrying(task: Task[..., Any], run: TaskRun, state: State[Any]) -> boo
     return isinstance(failure, StageError) and failure.worth_retrying
 
 
+def mlflow_is_away(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """A step that MLflow did not answer is tried again; every such step can be repeated."""
+    from mlflow.exceptions import MlflowException
+
+    failure = state.result(raise_on_failure=False)
+    return isinstance(failure, MlflowException) and failure.error_code in NO_ANSWER
+
+
 def _bring_up_to_date(stage: str, run: TrackedRun, timeout_s: float, owns_device: bool = False) -> bool:
-    """Runs the stage if it is stale and records its numbers. Of all runs, one at a time has the device."""
+    """Runs the stage if it is stale, records its numbers and shows its table. A device has one stage at a time."""
     logger = get_run_logger()
-    if owns_device:
-        lock = run.workspace.parent / ".device.lock"
-        with exclusive_lock(lock, on_wait=lambda: logger.info("%s: waits for the run that has the device", stage)):
-            ran = run_stage(stage, run.workspace, timeout_s, logger)
-    else:
+    devices = owned_devices(run.workspace.parent, stage, logger) if owns_device else nullcontext()
+    with devices:
         ran = run_stage(stage, run.workspace, timeout_s, logger)
-    log_stage(run, stage)
+    log_stage_or_wait(run, stage, logger)
+    show_stage(run, stage, logger)
     return ran
 
 
@@ -57,7 +67,8 @@ def prune_layers(run: TrackedRun) -> bool:
 @task(cache_policy=NO_CACHE, retries=3, retry_delay_seconds=5, retry_condition_fn=worth_retrying)
 def distill_student(run: TrackedRun) -> bool:
     """Heals the student, with its curves in MLflow while it trains."""
-    with following_curves(run, get_run_logger()):
+    logger = get_run_logger()
+    with following_curves(run, logger), showing_progress(run, logger):
         return _bring_up_to_date("distill_student", run, timeout_s=168 * HOUR_S, owns_device=True)
 
 
@@ -71,6 +82,15 @@ def evaluate_student(run: TrackedRun) -> bool:
 def register_model(run: TrackedRun) -> bool:
     """Assembles the release and its verdict."""
     return _bring_up_to_date("register_model", run, timeout_s=HOUR_S)
+
+
+@task(cache_policy=NO_CACHE, retries=5, retry_delay_seconds=[30, 60, 120, 300, 600], retry_condition_fn=mlflow_is_away)
+def record_numbers(run: TrackedRun) -> None:
+    """Brings to MLflow what it missed while it was away; nothing when it missed nothing."""
+    for stage in STAGES:
+        log_stage(run, stage)
+    points = catch_up(run)
+    get_run_logger().info("MLflow has the numbers of %d stages; %d points of curves came late", len(STAGES), points)
 
 
 STAGE_TASKS = (subset_data, score_layers, prune_layers, distill_student, evaluate_student, register_model)

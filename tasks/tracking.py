@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +17,17 @@ import yaml
 
 from slimtts.storage import atomic_path
 from slimtts.workspace import Workspace
+from tasks.checkouts import code_revision
 from tasks.stage_numbers import stage_record
-from tasks.workspace import git_revision
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "slimtts"
 REMEMBERED = ".mlflow-run.json"
+PARAM_BATCH = 100  # MLflow takes at most this many params in a call
+PARENT = "mlflow.parentRunId"  # tag by which MLflow shows a run below another
+Logger = logging.Logger | logging.LoggerAdapter[Any]
 
 
 @dataclass(frozen=True)
@@ -55,21 +58,30 @@ def mlflow_client(uri: str) -> MlflowClient:
 
 
 @contextmanager
-def tracked_run(workspace: Path, profile: str) -> Iterator[TrackedRun]:
+def tracked_run(workspace: Path, profile: str, parent_id: str = "") -> Iterator[TrackedRun]:
     """Opens, or continues, the run of this workspace; its status says how the block ended."""
-    run = open_run(workspace, profile)
+    from mlflow.exceptions import MlflowException
+
+    run = open_run(workspace, profile, parent_id)
     try:
         yield run
-    except BaseException:
-        run.client.set_terminated(run.run_id, "FAILED")
+    except BaseException as ending:
+        # What ended the block is told, also where MLflow is away.
+        with suppress(MlflowException):
+            run.client.set_terminated(run.run_id, "FAILED" if isinstance(ending, Exception) else "KILLED")
         raise
     run.client.set_terminated(run.run_id, "FINISHED")
 
 
-def open_run(workspace: Path, profile: str) -> TrackedRun:
-    """The run of this workspace's params and code: the remembered one, or a new one when either has changed."""
+def open_run(workspace: Path, profile: str, parent_id: str = "") -> TrackedRun:
+    """The run of this workspace's params and code: the remembered one, or a new one when either has changed.
+
+    MLflow shows it below the run `parent_id`, if there is one.
+    """
+    from mlflow.entities import Param
+
     params = yaml.safe_load((workspace / "params.yaml").read_text())
-    uri, revision = tracking_uri(workspace.parent), git_revision()
+    uri, revision = tracking_uri(workspace.parent), code_revision(workspace)
     identity = {"tracking_uri": uri, "git_sha": revision, "params_sha256": _digest(params)}
     memory = workspace / REMEMBERED
     known = json.loads(memory.read_text()) if memory.is_file() else {}
@@ -78,13 +90,36 @@ def open_run(workspace: Path, profile: str) -> TrackedRun:
         client.update_run(known["run_id"], status="RUNNING")
         return TrackedRun(uri, known["run_id"], workspace)
     tags = {"git_sha": revision, "profile": profile, "workspace": workspace.name}
+    if parent_id:
+        tags[PARENT] = parent_id
     run_id = client.create_run(_experiment(client, workspace.parent), run_name=workspace.name, tags=tags).info.run_id
-    for section, knobs in params.items():
-        for knob, value in knobs.items():
-            client.log_param(run_id, f"{section}.{knob}", value)
+    knobs = [Param(f"{section}.{knob}", str(value)) for section, part in params.items() for knob, value in part.items()]
+    for start in range(0, len(knobs), PARAM_BATCH):
+        client.log_batch(run_id, params=knobs[start : start + PARAM_BATCH])
     with atomic_path(memory) as temporary:
         temporary.write_text(json.dumps({**identity, "run_id": run_id}) + "\n")
     return TrackedRun(uri, run_id, workspace)
+
+
+def remembered_run_id(workspace: Path) -> str:
+    """The MLflow run of a workspace; "" when it has none."""
+    memory = workspace / REMEMBERED
+    return json.loads(memory.read_text())["run_id"] if memory.is_file() else ""
+
+
+def log_stage_or_wait(run: TrackedRun, stage: str, logger: Logger) -> bool:
+    """`log_stage`, unless MLflow is away longer than its client waits: outputs are kept, and `log_stage` comes again.
+
+    MLflow's client itself tries for some four minutes (MLFLOW_HTTP_REQUEST_MAX_RETRIES). False: not recorded yet.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        log_stage(run, stage)
+    except MlflowException as error:
+        logger.warning("the numbers of %s wait for MLflow: %s", stage, str(error).splitlines()[0])
+        return False
+    return True
 
 
 def log_stage(run: TrackedRun, stage: str) -> None:

@@ -1,11 +1,11 @@
-"""A run's folder: its own copy of dvc.yaml and params.yaml, a link to the sources, and a cache shared between runs."""
+"""A run's folder: its own dvc.yaml and params.yaml, a link to the code it executes, and a cache shared between runs."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,38 +15,56 @@ import yaml
 from slimtts.errors import InvalidInputError, SlimttsError
 from slimtts.params import Params, parse_params
 from slimtts.storage import atomic_path
+from tasks.checkouts import CHECKOUT, COPY, run_checkout
 from tasks.locks import exclusive_lock
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+PROFILES = Path("flows", "profiles")
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-DVC_IGNORE = "__pycache__/\n*.pyc\n"  # compiled files appear while a stage runs and would make it look changed
+# Compiled files appear while a stage runs and would make it look changed; a copy of the code has a dvc.yaml too.
+DVC_IGNORE = f"__pycache__/\n*.pyc\n/{COPY}/\n"
 
 
 @contextmanager
 def claimed_workspace(
-    name: str, profile: str, overrides: Sequence[str], runs_root: Path, checkout: Path = CHECKOUT
+    name: str,
+    profile: str,
+    overrides: Sequence[str],
+    runs_root: Path,
+    checkout: Path = CHECKOUT,
+    revision: str = "",
+    on_wait: Callable[[], None] | None = None,
 ) -> Iterator[Path]:
     """The prepared workspace, which no other flow can change or run while the block holds it.
 
+    With `on_wait` (called once) it waits for a flow that runs there, without it refuses.
+
     Raises:
-        InvalidInputError: as `prepare_workspace`, or another flow runs there.
+        InvalidInputError: as `prepare_workspace`, or another flow runs there and `on_wait` is None.
     """
-    _check_name(name)
-    with exclusive_lock(runs_root / name / ".flow.lock"):
-        yield prepare_workspace(name, profile, overrides, runs_root, checkout)
+    check_name(name)
+    with exclusive_lock(runs_root / name / ".flow.lock", on_wait):
+        yield prepare_workspace(name, profile, overrides, runs_root, checkout, revision)
 
 
 def prepare_workspace(
-    name: str, profile: str, overrides: Sequence[str], runs_root: Path, checkout: Path = CHECKOUT
+    name: str,
+    profile: str,
+    overrides: Sequence[str],
+    runs_root: Path,
+    checkout: Path = CHECKOUT,
+    revision: str = "",
 ) -> Path:
     """Makes or refreshes `runs_root/name`; files are written only when their content changes.
 
+    `revision` pins the run's code: stages, dvc.yaml, params.yaml and profiles (see `run_checkout`).
+
     Raises:
-        InvalidInputError: bad name, unknown profile, malformed override or bad parameter.
+        InvalidInputError: bad name, revision, profile, override or parameter.
     """
-    _check_name(name)
-    params = compose_params(profile, overrides, checkout)
+    check_name(name)
     workspace = runs_root.resolve() / name
+    checkout = run_checkout(workspace, revision, checkout)
+    params = compose_params(profile, overrides, checkout)
     workspace.mkdir(parents=True, exist_ok=True)
     _write_if_changed(workspace / "dvc.yaml", (checkout / "dvc.yaml").read_text())
     _write_if_changed(workspace / "params.yaml", yaml.safe_dump(params.model_dump(), sort_keys=False))
@@ -64,16 +82,20 @@ def compose_params(profile: str, overrides: Sequence[str], checkout: Path = CHEC
     Raises:
         InvalidInputError: unknown profile, malformed override or bad parameter.
     """
-    profiles = checkout / "flows" / "profiles"
-    path = profiles / f"{profile}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in profiles.glob("*.yaml")))
-        raise InvalidInputError("--profile", repr(profile), known, "choose one of these or add a file there")
+    known = profile_names(checkout)
+    if profile not in known:
+        raise InvalidInputError("--profile", repr(profile), ", ".join(known), "choose one of these or add a file there")
+    path = checkout / PROFILES / f"{profile}.yaml"
     values: dict[str, Any] = yaml.safe_load((checkout / "params.yaml").read_text())
     for changes in (yaml.safe_load(path.read_text()) or {}, *map(_parse_override, overrides)):
         for section, knobs in changes.items():
             values[section] = {**values.get(section, {}), **knobs}
     return parse_params(values, f"params of profile {profile}")
+
+
+def profile_names(checkout: Path = CHECKOUT) -> list[str]:
+    """The profiles that a run can name."""
+    return sorted(path.stem for path in (checkout / PROFILES).glob("*.yaml"))
 
 
 def dvc_config(params: Params) -> str:
@@ -89,16 +111,8 @@ def dvc_config(params: Params) -> str:
     return "\n".join(lines) + "\n"
 
 
-def git_revision(checkout: Path = CHECKOUT) -> str:
-    """Commit of the checkout, with `-dirty` for uncommitted changes; `unknown` outside git."""
-    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (subprocess.CalledProcessError, FileNotFoundError):
-        return "unknown"
-
-
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raises InvalidInputError for a name that is no plain folder."""
     if not NAME_PATTERN.fullmatch(name):
         raise InvalidInputError("--name", repr(name), "letters, digits, '.', '_' and '-'", "choose another name")
 
