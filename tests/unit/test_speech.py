@@ -1,14 +1,16 @@
 """Who speaks, and in whose voice."""
 
+import dataclasses
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
 from slimtts.errors import InvalidInputError
 from slimtts.results import VoicePrompt, Voices
-from slimtts.speech import Speaker
+from slimtts.speech import Speaker, sentences
 from slimtts.stages.distill_student import save_model
 from slimtts.teachers import loading
 from slimtts.teachers.base import Prompt
@@ -80,3 +82,58 @@ def test_a_folder_of_before_is_of_the_bundled_family_with_its_voices(tmp_path):
     assert speaker.decoding.max_new_tokens == 160
     Voices(voices={"mine": ANNA}).write(tmp_path / "old" / VOICES)
     assert set(Speaker.load(tmp_path / "old").voices) == {"mine"}
+
+
+class WindowedBeep(BeepCodec):
+    """Beeps of one code do not reach into the next."""
+
+    samples_per_frame, context_frames = 640, 0
+
+
+def _pieces_of(student, codec, text, **wanted):
+    speaker = Speaker.load(student)
+    speaker = dataclasses.replace(speaker, model=dataclasses.replace(speaker.model, codec=codec))
+    return speaker, list(speaker.stream(text, **wanted))
+
+
+def test_a_stream_is_what_is_spoken_in_pieces(student):
+    speaker, pieces = _pieces_of(student, WindowedBeep(), "yes. no.")
+    assert len(pieces) > 1
+    assert np.array_equal(np.concatenate([piece.samples for piece in pieces]), speaker.speak("yes. no."))
+    assert all(piece.lm_s > 0 for piece in pieces)
+
+
+def test_a_codec_of_unknown_reach_gives_a_piece_a_sentence(student):
+    speaker, pieces = _pieces_of(student, BeepCodec(), "yes. no.")
+    spoken = [speaker.speak("yes."), speaker.speak("no.")]
+    assert [len(piece.samples) for piece in pieces] == [len(samples) for samples in spoken]
+    assert all(np.array_equal(piece.samples, samples) for piece, samples in zip(pieces, spoken, strict=True))
+
+
+@pytest.mark.parametrize("codec", [BeepCodec(), WindowedBeep()])
+def test_a_stream_that_nobody_wants_ends_at_the_next_code(student, codec):
+    asked = []
+    _, pieces = _pieces_of(student, codec, "yes. no.", is_wanted=lambda: asked.append(1) or len(asked) < 4)
+    assert sum(len(piece.samples) for piece in pieces) <= 3 * 640
+    assert 4 <= len(asked) <= 5
+
+
+@pytest.mark.parametrize("text", ["", " ", "a" * 501])
+def test_a_stream_refuses_before_its_first_piece(student, text):
+    with pytest.raises(InvalidInputError):
+        Speaker.load(student).stream(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("one. two! three?", ["one.", "two!", "three?"]),
+        ("version 1.5 is out. ok", ["version 1.5 is out.", "ok"]),
+        ("\u662f\u3002\u5426\u3002", ["\u662f\u3002", "\u5426\u3002"]),
+        ("well... !", ["well...!"]),
+        ("no mark", ["no mark"]),
+        ("", [""]),
+    ],
+)
+def test_sentences(text, parts):
+    assert sentences(text) == parts

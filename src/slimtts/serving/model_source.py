@@ -48,7 +48,7 @@ def source_of(model: str) -> Fetch:
     if REGISTERED.fullmatch(model):
         return lambda folder, version: fetch_registered(model, folder, version)
     path = Path(model)
-    if not path.is_dir():
+    if not model or not path.is_dir():
         raise InvalidInputError(
             "--model", f"'{model}'", '"bundled", a folder, or models:/NAME@ALIAS', "correct the name or the path"
         )

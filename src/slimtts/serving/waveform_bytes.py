@@ -11,8 +11,8 @@ BYTES_A_SAMPLE = 2
 
 
 def pcm16(samples: np.ndarray) -> bytes:
-    """float [N] in -1..1 -> 2 N bytes, scaled and rounded as libsndfile does."""
-    return bytes(np.rint(np.clip(samples, -1, 1) * 32_767).astype("<i2").tobytes())
+    """float [N] in -1..1 -> 2 N bytes: what libsndfile writes, which rounds downwards (measured 2026-11-21)."""
+    return bytes(np.floor(np.clip(samples * 32_768.0, -32_768, 32_767)).astype("<i2").tobytes())
 
 
 def wav_header(sample_rate_hz: int) -> bytes:

@@ -1,0 +1,43 @@
+"""Secrets of the environment do not get out."""
+
+import logging
+
+import pytest
+
+from slimtts.serving.redaction import RedactingFormatter, redacted
+
+KEY = "correct-horse-battery"
+
+
+@pytest.fixture(autouse=True)
+def secrets(monkeypatch):
+    monkeypatch.setenv("SLIMTTS_API_KEY", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "aws/secret+0123456789")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLEEXAMPLE")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "session-token-value")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter22")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f"Bearer {KEY}!", "Bearer ***!"),
+        ("aws/secret+0123456789 AKIAEXAMPLEEXAMPLE session-token-value hunter22", "*** *** *** ***"),
+        ("postgresql://user:pa55@db:5432/mlflow is away", "postgresql://***@db:5432/mlflow is away"),
+        ("http://h/x?X-Amz-Signature=abc123&y=1", "http://h/x?X-Amz-Signature=***&y=1"),
+        ("http://127.0.0.1:8080/v1 is as it is", "http://127.0.0.1:8080/v1 is as it is"),
+    ],
+)
+def test_what_is_masked(text, shown):
+    assert redacted(text) == shown
+
+
+def test_tracebacks_are_masked_too():
+    try:
+        raise ValueError(f"key {KEY}")
+    except ValueError as error:
+        record = logging.LogRecord("x", logging.ERROR, "f", 1, "failed with %s", (KEY,), (type(error), error, None))
+    line = RedactingFormatter("%(message)s").format(record)
+    assert "failed with ***" in line
+    assert "ValueError: key ***" in line
+    assert KEY not in line

@@ -1,0 +1,111 @@
+"""Where a server may listen, and where its model may come from."""
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from slimtts.cli import main
+from slimtts.errors import InvalidInputError, SlimttsError
+from slimtts.serving import model_source
+from slimtts.serving.gate import is_loopback
+from slimtts.serving.model_source import fetch_registered, source_of
+from slimtts.serving.server import api_key_for
+
+KEY = "0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False),  # noqa: S104
+     ("192.168.1.2", False), ("example.org", False), ("", False), ("localhost.example.org", False)],
+)  # fmt: skip
+def test_what_is_loopback(host, expected):
+    assert is_loopback(host) is expected
+
+
+def test_other_addresses_need_a_key(monkeypatch):
+    monkeypatch.delenv("SLIMTTS_API_KEY", raising=False)
+    assert api_key_for("127.0.0.1") is None
+    with pytest.raises(InvalidInputError, match=r"--host: observed 0\.0\.0\.0; .*SLIMTTS_API_KEY"):
+        api_key_for("0.0.0.0")  # noqa: S104
+    monkeypatch.setenv("SLIMTTS_API_KEY", f" {KEY}\n")
+    assert api_key_for("0.0.0.0") == KEY  # noqa: S104
+    monkeypatch.setenv("SLIMTTS_API_KEY", "short")
+    with pytest.raises(InvalidInputError, match="5 characters; allowed: at least 16") as error:
+        api_key_for("127.0.0.1")
+    assert "short" not in str(error.value)
+
+
+def test_the_command_line_refuses_in_one_line_before_it_loads_a_model(monkeypatch, capsys):
+    monkeypatch.delenv("SLIMTTS_API_KEY", raising=False)
+    for arguments in (["--host", "0.0.0.0"], ["--model", "no-such-folder"], ["--waiting", "-1"]):  # noqa: S104
+        assert main(["serve", *arguments]) == 2
+        told = capsys.readouterr().err
+        assert told.startswith("slimtts: --")
+        assert told.count("\n") == 1
+
+
+def test_help_shows_every_limit_without_a_model_library():
+    code = (
+        "import sys\nfrom slimtts.cli import main\ntry: main(['serve', '--help'])\nexcept SystemExit: pass\n"
+        "print([m for m in ('torch', 'fastapi', 'uvicorn', 'numpy') if m in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "--requests-per-minute" in shown
+    assert shown.strip().endswith("[]")
+
+
+def test_folders_and_the_bundle_are_taken_as_they_are(tmp_path):
+    assert source_of("bundled")(tmp_path / "x", None).folder is None
+    files = source_of(str(tmp_path))(tmp_path / "x", None)
+    assert (files.folder, files.id) == (tmp_path, tmp_path.name)
+
+
+@pytest.mark.parametrize("model", ["", "models:/a b@production", "models:/x", "models:/x@a;b", "models:/../x@a"])
+def test_other_sources_are_refused(model):
+    with pytest.raises(InvalidInputError, match="--model"):
+        source_of(model)
+
+
+@pytest.fixture
+def fetches(monkeypatch):
+    """The commands and environments of fetches; the answer is as told."""
+    asked = []
+
+    def answer(returncode, stdout="", stderr=""):
+        def run(command, **how):
+            asked.append((command, how["env"]))
+            return SimpleNamespace(returncode=returncode, stdout=stdout, stderr=stderr)
+
+        monkeypatch.setattr(model_source.subprocess, "run", run)
+        return asked
+
+    return answer
+
+
+def test_a_registered_model_is_fetched_without_the_servers_key(fetches, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLIMTTS_API_KEY", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "needed there")
+    told = {"folder": str(tmp_path), "name": "m", "version": "3", "run_id": "r", "student_sha256": "s"}
+    asked = fetches(0, "a warning\n" + json.dumps(told) + "\n")
+    files = fetch_registered("models:/m@production", tmp_path / "to", "2")
+    assert (files.id, files.version, files.folder) == ("m", "3", tmp_path)
+    ((command, environment),) = asked
+    assert command[1:4] == ["-m", "tasks.fetch_model", "models:/m@production"]
+    assert command[-2:] == ["--unless-version", "2"]
+    assert "SLIMTTS_API_KEY" not in environment
+    assert environment["AWS_SECRET_ACCESS_KEY"] == "needed there"
+    fetches(0, json.dumps(told | {"folder": None}))
+    assert fetch_registered("models:/m@production", tmp_path / "to", "3") is None
+
+
+def test_a_failed_fetch_is_its_last_line(fetches, tmp_path):
+    fetches(2, stderr="noise\nfetch_model: m version 2: observed a pickle\n")
+    with pytest.raises(SlimttsError, match=r"^fetch_model: m version 2: observed a pickle$"):
+        fetch_registered("models:/m@production", tmp_path / "to", None)
+    fetches(-9)
+    with pytest.raises(SlimttsError, match="ended with -9"):
+        fetch_registered("models:/m@production", tmp_path / "to", None)
