@@ -101,7 +101,7 @@ def token_corpus_source(folder: Path, codec: CodecFacts) -> SpeechSource:
     try:
         corpus = load_token_corpus(folder)
         rows = [(row["id"], row["text"], row["voice"], row.get("split")) for row in corpus.rows]
-    except (OSError, BadZipFile, json.JSONDecodeError, KeyError) as error:
+    except (OSError, BadZipFile, ValueError, KeyError) as error:  # ValueError: no JSON, or a pickle as array
         raise InvalidInputError(f"corpus {folder}", repr(error), "a complete token corpus", next_step) from None
     if len(rows) + 1 != len(corpus.offsets) or not rows:
         raise InvalidInputError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from slimtts.data.manifest import AudioEntry, audio_entry
+from slimtts.data.manifest import AudioEntry, audio_entry, audio_path
 from slimtts.errors import InvalidInputError
 
 LJSPEECH_VOICE = "LJ"
@@ -58,13 +58,14 @@ def read_libritts(folder: Path) -> list[AudioEntry]:
     for path in sorted(folder.glob(f"*/*/*{NORMALIZED}")):
         name = path.name.removesuffix(NORMALIZED)
         speaker, chapter = path.parts[-3:-1]
+        where = f"{speaker}/{chapter}/{path.name}"
         values = {
             "id": name,
-            "text": _text(path).strip(),
+            "text": _text(audio_path(folder, where, where)).strip(),
             "voice": speaker,
             "audio": f"{speaker}/{chapter}/{name}.wav",
         }
-        entries.append(audio_entry(values, f"{speaker}/{chapter}/{path.name}"))
+        entries.append(audio_entry(values, where))
     return entries
 
 

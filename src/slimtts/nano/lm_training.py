@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AttentionInterface, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from slimtts.checkpoints import load_latest, restore, save_checkpoint
 from slimtts.codec.nano_codec import FiniteScalarQuantizer, NanoCodecConfig
@@ -25,6 +25,7 @@ from slimtts.data.batching import token_budget_batches
 from slimtts.data.token_corpus import TokenCorpus, load_token_corpus
 from slimtts.storage import atomic_path
 from slimtts.teachers.base import SpeechTokenLayout
+from slimtts.teachers.checkpoint import load_tokenizer
 from slimtts.teachers.llasa import prompt_ids, speech_layout
 
 IGNORED = -100
@@ -292,7 +293,7 @@ def train_language_model(
 ) -> LlamaForCausalLM:
     """Trains, resuming from `out/checkpoints`, and writes a standard fp16 checkpoint to `out/model`."""
     torch.manual_seed(recipe.seed)
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    tokenizer = load_tokenizer(tokenizer_folder)
     corpus = load_token_corpus(token_corpus)
     batches = PairBatches(corpus, tokenizer, FiniteScalarQuantizer(NanoCodecConfig().levels).num_codes, recipe)
     model = LlamaForCausalLM(nano_config(len(tokenizer), batches.layout))
