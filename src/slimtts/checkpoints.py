@@ -2,6 +2,7 @@
 
 A checkpoint is a folder `step-00001200/` with `tensors.safetensors` and `state.json`, written under a temporary
 name, renamed, and marked by an empty `DONE`. A folder that cannot be read is passed over for the one before it.
+It holds whole tensors: what several processes began, sharded or not, any number of processes can go on with.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from slimtts.errors import InvalidInputError
 from slimtts.storage import atomic_path
@@ -33,10 +35,29 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def _flatten_optimizer(name: str, optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], list[Any]]:
+def whole(tensor: torch.Tensor, is_wanted: bool = True) -> torch.Tensor:
+    """The tensor on the CPU, or an empty one where it is not wanted.
+
+    One that is sharded is put together first: all processes must ask for it.
+    """
+    gathered = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return gathered.detach().cpu() if is_wanted else torch.empty(0)
+
+
+def _placed_like(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """This process' shard of the tensor, where `other` is sharded and as large."""
+    if not isinstance(other, DTensor) or tensor.shape != other.shape:
+        return tensor
+    at_home = tensor.to(other.device, other.dtype)
+    return distribute_tensor(at_home, other.device_mesh, other.placements, src_data_rank=None)
+
+
+def _flatten_optimizer(
+    name: str, optimizer: torch.optim.Optimizer, is_wanted: bool
+) -> tuple[dict[str, torch.Tensor], list[Any]]:
     state = optimizer.state_dict()
     tensors = {
-        f"{name}/{index}/{key}": torch.as_tensor(value)
+        f"{name}/{index}/{key}": whole(torch.as_tensor(value), is_wanted)
         for index, slots in state["state"].items()
         for key, value in slots.items()
     }
@@ -51,19 +72,27 @@ def save_checkpoint(
     optimizers: Mapping[str, torch.optim.Optimizer],
     loop_state: Mapping[str, Any],
     keep: int = 2,
+    is_writer: bool = True,
 ) -> Path:
-    """Writes `step-00000400/` and the like, and removes all but the `keep` newest. `loop_state` must be JSON."""
-    tensors = {f"model/{m}/{k}": v.detach().cpu() for m, model in models.items() for k, v in model.state_dict().items()}
+    """Writes `step-00000400/` and the like, and removes all but the `keep` newest. `loop_state` must be JSON.
+
+    Every process of a training calls it, because shards are gathered; the one that `is_writer` writes.
+    """
+    tensors = {
+        f"model/{m}/{k}": whole(v, is_writer) for m, model in models.items() for k, v in model.state_dict().items()
+    }
     groups = {}
     for name, optimizer in optimizers.items():
-        slots, groups[name] = _flatten_optimizer(f"optimizer/{name}", optimizer)
+        slots, groups[name] = _flatten_optimizer(f"optimizer/{name}", optimizer, is_writer)
         tensors |= slots
+    final = folder / f"step-{step:08d}"
+    if not is_writer:
+        return final
     tensors["rng/torch"] = torch.get_rng_state()
-    tensors = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
+    tensors = {k: v.clone().contiguous() for k, v in tensors.items()}
     state = {"step": step, "fingerprint": fingerprint, "param_groups": groups, "loop": dict(loop_state)}
     for abandoned in folder.glob(".step-*"):  # by a save that was killed; a folder has one writer
         shutil.rmtree(abandoned)
-    final = folder / f"step-{step:08d}"
     with atomic_path(final) as tmp:
         tmp.mkdir()
         save_file(tensors, tmp / "tensors.safetensors")
@@ -107,15 +136,17 @@ def restore(
 ) -> Mapping[str, Any]:
     """Puts weights, optimiser slots and torch's random state back; returns the loop state."""
     for name, model in models.items():
-        prefix = f"model/{name}/"
-        model.load_state_dict({k[len(prefix) :]: v for k, v in checkpoint.tensors.items() if k.startswith(prefix)})
+        prefix, shards = f"model/{name}/", model.state_dict()
+        found = {k[len(prefix) :]: v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
+        model.load_state_dict({k: _placed_like(v, shards[k]) if k in shards else v for k, v in found.items()})
     for name, optimizer in optimizers.items():
         prefix = f"optimizer/{name}/"
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         slots: dict[int, dict[str, torch.Tensor]] = {}
         for key, value in checkpoint.tensors.items():
             if key.startswith(prefix):
                 index, slot = key[len(prefix) :].split("/", 1)
-                slots.setdefault(int(index), {})[slot] = value
+                slots.setdefault(int(index), {})[slot] = _placed_like(value, parameters[int(index)])
         optimizer.load_state_dict({"state": slots, "param_groups": checkpoint.state["param_groups"][name]})
     torch.set_rng_state(checkpoint.tensors["rng/torch"].to(torch.uint8))
     return checkpoint.state["loop"]

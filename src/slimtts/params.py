@@ -130,6 +130,9 @@ class DistillStudentParams(Section):
     checkpoint_every_steps: PositiveInt
     control: bool
     device: Literal["auto", "cpu", "cuda"]
+    micro_batches: PositiveInt = 1
+    processes: PositiveInt = 1
+    parallel: Literal["ddp", "fsdp"] = "ddp"
     seed: Seed
 
 
@@ -148,9 +151,13 @@ class RegisterModelParams(Section):
 
     model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
     promote: bool
+    approval: Literal["none", "required"]
+    approval_hours: Annotated[float, Field(gt=0, le=8760)]
     min_utterances: PositiveInt
     max_wer_gap_upper_points: Annotated[float, Field(ge=0)]
+    max_wer_points_over_production: Annotated[float, Field(ge=0)] | None
     max_similarity_drop: Annotated[float, Field(ge=0)]
+    max_mos_drop_upper: Annotated[float, Field(ge=0)]
     max_no_end_rate: Annotated[float, Field(ge=0, le=1)]
     min_speedup: Annotated[float, Field(gt=0)]
 

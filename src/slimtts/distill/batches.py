@@ -5,18 +5,43 @@ The batch of a step depends on the seed and the step alone, so a resumed run see
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
+import torch
 
 from slimtts.data.batching import token_budget_batches
 from slimtts.data.manifest import Utterance
 from slimtts.decoding.guidance import UNGUIDED, Guidance, collate_passes, prompt_passes
-from slimtts.decoding.teacher_forcing import ForcedBatch, ForcedSequence, bistream_sequence, collate, forced_sequence
+from slimtts.decoding.teacher_forcing import (
+    NO_TARGET,
+    ForcedBatch,
+    ForcedSequence,
+    bistream_sequence,
+    collate,
+    forced_sequence,
+)
 from slimtts.errors import InvalidInputError
 from slimtts.teachers.base import Prompt, StreamsText, Teacher
 
 STEPS_A_POOL = 8
+
+
+def part_of(batch: ForcedBatch, part: int, parts: int) -> ForcedBatch:
+    """Rows `part`, `part + parts`, ... of a batch, as wide as it is.
+
+    Where no row is left: the first one without targets, because processes must all run as many passes.
+    """
+    if part < len(batch.ids):
+        return _each(batch, lambda one: replace(one, ids=one.ids[part::parts], targets=one.targets[part::parts]))
+    return _each(batch, lambda one: replace(one, ids=one.ids[:1], targets=torch.full_like(one.targets[:1], NO_TARGET)))
+
+
+def _each(batch: ForcedBatch, change: Callable[[ForcedBatch], ForcedBatch]) -> ForcedBatch:
+    """The batch and its companions, changed alike."""
+    text, voice = (one and change(one) for one in (batch.without_text, batch.without_voice))
+    return replace(change(batch), without_text=text, without_voice=voice)
 
 
 class PairSampler:

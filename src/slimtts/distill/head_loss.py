@@ -37,13 +37,18 @@ def head_loss(
     teacher_logits: TeacherLogits | None,
     terms: HeadTerms,
     chunk_positions: int = CHUNK_POSITIONS,
+    count: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(weighted sum with gradient, cross-entropy, skew-KL) from the student's hidden [P, D] and head [V, D].
 
     `targets` [P] in 0..V-1; `teacher_logits(rows)` gives logits or log-probabilities [C, V] of those positions. The
-    head's product is taken in autocast's type, the rest in fp32.
+    head's product is taken in autocast's type, the rest in fp32. Means are over `count` positions (default: P), as in
+    `losses`.
     """
-    total, cross_entropy, skew_kl = _HeadLoss.apply(hidden, head, targets, teacher_logits, terms, chunk_positions)
+    share = 1 / max(1, len(targets) if count is None else count)
+    total, cross_entropy, skew_kl = _HeadLoss.apply(
+        hidden, head, targets, teacher_logits, terms, chunk_positions, share
+    )
     return total, cross_entropy, skew_kl
 
 
@@ -51,11 +56,12 @@ class _HeadLoss(torch.autograd.Function):
     """Value and gradients in one pass over the chunks."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Any, head: Any, targets: Any, teacher: Any, terms: Any, chunk: int) -> Any:
+    def forward(
+        ctx: Any, hidden: Any, head: Any, targets: Any, teacher: Any, terms: Any, chunk: int, share: float
+    ) -> Any:
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         h, w = hidden.to(dtype), head.to(dtype)
-        share = 1 / max(1, len(targets))
         hidden_grad, head_grad = torch.empty_like(h), torch.zeros(head.shape, device=head.device)
         sums = torch.zeros(2, device=hidden.device)
         with torch.autocast(device, enabled=False):
@@ -79,7 +85,7 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Any, *_: Any) -> Any:
         hidden_grad, head_grad = ctx.saved_tensors
-        return upstream * hidden_grad, upstream * head_grad, None, None, None, None
+        return upstream * hidden_grad, upstream * head_grad, None, None, None, None, None
 
 
 def _add_cross_entropy(

@@ -5,9 +5,10 @@ Legend: B sequences, T tokens, D hidden, V spoken vocabulary, P target positions
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -106,6 +107,21 @@ def signals(model: Any, layout: SpeechTokenLayout, batch: ForcedBatch, with_atte
     return Signals(embedding, layers, list(out.attentions or []), hidden, head)
 
 
+# What a process has of a sum -> the sum over all processes.
+AddUp = Callable[[torch.Tensor], torch.Tensor]
+# Model -> loss with gradient, and every term as a number, for one part of a step's batch.
+Part = Callable[[Any], tuple[torch.Tensor, dict[str, float]]]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the teacher says about one part; `energies` [matched layers] are those of the whole batch."""
+
+    signals: Signals
+    logits: TeacherLogits | None
+    energies: torch.Tensor | None
+
+
 class HealingLoss:
     """loss(student, batch) -> total and terms. `retained` are the student's layers in the teacher."""
 
@@ -126,18 +142,46 @@ class HealingLoss:
 
     def __call__(self, student: Any, batch: ForcedBatch) -> tuple[torch.Tensor, dict[str, float]]:
         """Total loss with gradient, and every term as a number."""
+        (part,) = self.parts([batch], int(batch.is_target.sum()), lambda values: values)
+        return part(student)
+
+    def parts(self, batches: Sequence[ForcedBatch], count: int, add_up: AddUp) -> list[Part]:
+        """The loss of a step whose batch was split: what the parts give the student adds up to the whole's loss.
+
+        `count` positions are targets in the whole. The teacher speaks here, once; `add_up` adds its energies to those
+        of the parts that other processes have.
+        """
+        if self.teacher_model is None:
+            return [partial(self._part, batch=batch, lesson=None, count=count) for batch in batches]
+        with torch.no_grad():
+            heard = [signals(self.teacher_model, self.layout, b, self.preset.needs_attention) for b in batches]
+            energies = None
+            if self.preset.latent and self.preset.latent_kind == "relative":
+                of_parts = [self._energies(t, batch, count) for t, batch in zip(heard, batches, strict=True)]
+                energies = add_up(torch.stack(of_parts).sum(0))
+            speaks = self.preset.skew_kl > 0
+            lessons = [
+                Lesson(t, self._guided(t, batch) if speaks else None, energies)
+                for t, batch in zip(heard, batches, strict=True)
+            ]
+        return [
+            partial(self._part, batch=batch, lesson=lesson, count=count)
+            for batch, lesson in zip(batches, lessons, strict=True)
+        ]
+
+    def _energies(self, t: Signals, batch: ForcedBatch, count: int) -> torch.Tensor:
+        return torch.stack([losses.energy(t.layers[m], batch.is_target, count) for m in self.matches])
+
+    def _part(
+        self, student: Any, batch: ForcedBatch, lesson: Lesson | None, count: int
+    ) -> tuple[torch.Tensor, dict[str, float]]:
         preset = self.preset
         s = signals(student, self.layout, batch, preset.needs_attention)
-        terms: dict[str, torch.Tensor] = {}
-        teacher_logits = None
-        if self.teacher_model is not None:
-            with torch.no_grad():
-                t = signals(self.teacher_model, self.layout, batch, preset.needs_attention)
-                teacher_logits = self._guided(t, batch) if preset.skew_kl else None
-            terms = self._hidden_terms(s, t, batch)
+        terms = self._hidden_terms(s, lesson, batch, count) if lesson else {}
         of_head = HeadTerms(preset.cross_entropy, preset.skew_kl, preset.skew, preset.temperature)
         targets = batch.targets[batch.is_target]
-        total, *values = head_loss(s.hidden, s.head, targets, teacher_logits, of_head)
+        teacher_logits = lesson.logits if lesson else None
+        total, *values = head_loss(s.hidden, s.head, targets, teacher_logits, of_head, count=count)
         total = total + sum(getattr(preset, name) * value for name, value in terms.items())
         terms |= dict(zip(("cross_entropy", "skew_kl"), values, strict=True))
         active = {name for name in terms if getattr(of_head, name, 1.0)}
@@ -158,18 +202,25 @@ class HealingLoss:
 
         return mixed
 
-    def _hidden_terms(self, s: Signals, t: Signals, batch: ForcedBatch) -> dict[str, torch.Tensor]:
-        preset, mask = self.preset, batch.is_target
+    def _hidden_terms(self, s: Signals, lesson: Lesson, batch: ForcedBatch, count: int) -> dict[str, torch.Tensor]:
+        preset, t, mask = self.preset, lesson.signals, batch.is_target
         terms = {}
         if preset.latent:
-            compare = losses.mean_squared if preset.latent_kind == "squared" else losses.relative_squared
-            pairs = list(zip(s.layers, self.matches, strict=True))
-            terms["latent"] = torch.stack([compare(h, t.layers[m], mask) for h, m in pairs]).mean()
+            pairs = [(h, t.layers[m]) for h, m in zip(s.layers, self.matches, strict=True)]
+            if lesson.energies is None:
+                each = [losses.mean_squared(h, taught, mask, count) for h, taught in pairs]
+            else:
+                scales = lesson.energies.unbind()
+                each = [
+                    losses.relative_squared(h, taught, mask, count, scale)
+                    for (h, taught), scale in zip(pairs, scales, strict=True)
+                ]
+            terms["latent"] = torch.stack(each).mean()
         if preset.attention:
-            pairs = list(zip(s.attentions, self.matches, strict=True))
+            matched = [(a, t.attentions[m]) for a, m in zip(s.attentions, self.matches, strict=True)]
             terms["attention"] = torch.stack(
-                [losses.attention_squared(a, t.attentions[m], mask) for a, m in pairs]
+                [losses.attention_squared(a, taught, mask, count) for a, taught in matched]
             ).mean()
         if preset.embedding:
-            terms["embedding"] = losses.mean_squared(s.embedding, t.embedding, mask)
+            terms["embedding"] = losses.mean_squared(s.embedding, t.embedding, mask, count)
         return terms

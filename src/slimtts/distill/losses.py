@@ -1,5 +1,7 @@
 """The terms of the healing loss. Each is a mean over target positions; masked positions get no gradient.
 
+Where a step's batch is split, `count` is the number of positions of all parts: then the parts' values, and their
+gradients, add up to those of the whole.
 Legend: P target positions, V spoken vocabulary, B sequences, T tokens, D hidden, H heads.
 """
 
@@ -37,20 +39,39 @@ def skew_kl(
     return temperature**2 * _mean((p * (log_p - log_mixture)).sum(-1), len(p))
 
 
-def mean_squared(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def mean_squared(
+    student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor, count: int | None = None
+) -> torch.Tensor:
     """MSE of [B, T, D] over positions where bool mask [B, T] holds."""
     difference = (student.float() - teacher.float())[mask]
-    return _mean(difference.square().mean(-1), len(difference))
+    return _mean(difference.square().mean(-1), len(difference) if count is None else count)
 
 
-def relative_squared(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """SquareHead: MSE(student, teacher) / MSE(teacher, 0), masked as above. Source: arXiv 2310.06927."""
-    return mean_squared(student, teacher, mask) / mean_squared(teacher, torch.zeros_like(teacher), mask).clamp_min(1e-8)
+def energy(teacher: torch.Tensor, mask: torch.Tensor, count: int | None = None) -> torch.Tensor:
+    """MSE(teacher, 0), masked as above."""
+    return mean_squared(teacher, torch.zeros_like(teacher), mask, count)
 
 
-def attention_squared(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def relative_squared(
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    mask: torch.Tensor,
+    count: int | None = None,
+    whole_energy: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """SquareHead: MSE(student, teacher) / MSE(teacher, 0), masked as above. Source: arXiv 2310.06927.
+
+    `whole_energy` is the denominator where this is a part of a batch.
+    """
+    scale = energy(teacher, mask) if whole_energy is None else whole_energy
+    return mean_squared(student, teacher, mask, count) / scale.clamp_min(1e-8)
+
+
+def attention_squared(
+    student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor, count: int | None = None
+) -> torch.Tensor:
     """MSE of attention probabilities [B, H, T, T] over query positions where bool mask [B, T] holds."""
-    return mean_squared(student.transpose(1, 2).flatten(2), teacher.transpose(1, 2).flatten(2), mask)
+    return mean_squared(student.transpose(1, 2).flatten(2), teacher.transpose(1, 2).flatten(2), mask, count)
 
 
 def dynamic_matches(retained: list[int], num_layers: int) -> list[int]:

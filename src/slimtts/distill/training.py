@@ -2,6 +2,7 @@
 
 A run that is killed at any moment and started again ends with the weights of an uninterrupted run (same machine,
 same number of threads): batches depend on the step, and weights, optimiser and random numbers are in the checkpoint.
+With another number of processes it goes on to the same loss within rounding.
 """
 
 from __future__ import annotations
@@ -11,35 +12,54 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from slimtts.checkpoints import load_latest, restore, save_checkpoint
+from slimtts.checkpoints import load_latest, restore, save_checkpoint, whole
 from slimtts.decoding.teacher_forcing import ForcedBatch
+from slimtts.distill.distributed import ALONE, World
+from slimtts.distill.healing import AddUp, Part
 from slimtts.errors import InvalidInputError
 from slimtts.params import DistillStudentParams
 from slimtts.results import TrainingReport
 
-Loss = Callable[[Any, ForcedBatch], tuple[torch.Tensor, dict[str, float]]]
 CLIP_NORM = 1.0
 Optimizers = dict[str, torch.optim.Optimizer]
 
 
-def pick_device(wanted: str) -> torch.device:
-    """`auto` takes CUDA when there is one.
+class Loss(Protocol):
+    """What is trained for: a step's batch in, one loss a part out; they add up to that of the whole batch."""
+
+    def parts(self, batches: Sequence[ForcedBatch], count: int, add_up: AddUp) -> Sequence[Part]:
+        """See `HealingLoss.parts`."""
+        ...
+
+
+def pick_device(wanted: str, local_rank: int = 0) -> torch.device:
+    """`auto` takes CUDA when there is one; each process of a machine takes its own device.
 
     Raises:
-        InvalidInputError: cuda was asked for and is not there.
+        InvalidInputError: cuda was asked for and is not there, or there are fewer devices than processes.
     """
     if wanted == "cuda" and not torch.cuda.is_available():
         raise InvalidInputError("distill_student.device", "cuda", "a visible CUDA device", "use auto or cpu")
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise InvalidInputError(
+            "distill_student.processes",
+            f"process {local_rank} of this machine with {torch.cuda.device_count()} CUDA devices",
+            "one process a device",
+            "lower distill_student.processes",
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda")
 
 
 def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
@@ -98,8 +118,39 @@ def _resume_curves(path: Path, step: int) -> None:
     path.write_text("".join(line + "\n" for line in kept))
 
 
+def _backward(
+    learner: nn.Module, job: TrainingJob, batch: ForcedBatch, world: World, params: DistillStudentParams, step: int
+) -> dict[str, float]:
+    """Leaves the gradient of the whole batch in the model; gives loss and terms of the whole batch."""
+    device = next(learner.parameters()).device
+    count = int(batch.is_target.sum())
+    shares = [share.to(device) for share in world.share(batch, params.micro_batches)]
+    with mixed_precision(device):
+        parts = job.loss.parts(shares, count, world.add_up)
+    totals: dict[str, float] = {}
+    for number, part in enumerate(parts, start=1):
+        with world.gathering(learner, is_last_part=number == len(parts)):
+            with mixed_precision(device):
+                loss, terms = learner(part)
+            if not math.isfinite(loss.item()):
+                raise InvalidInputError(
+                    f"training {job.name}, step {step}",
+                    f"loss {loss.item()}",
+                    "a finite loss",
+                    "lower distill_student.learning_rate; the last checkpoint is kept",
+                )
+            (loss * world.size).backward()  # the processes' gradients are averaged, and we want their sum
+        totals |= {name: totals.get(name, 0.0) + value for name, value in [("loss", loss.item()), *terms.items()]}
+    summed = world.add_up(torch.tensor(list(totals.values()), dtype=torch.float64))
+    return dict(zip(totals, summed.tolist(), strict=True))
+
+
 def train(
-    job: TrainingJob, params: DistillStudentParams, device: torch.device, after_step: Callable[[int], object]
+    job: TrainingJob,
+    params: DistillStudentParams,
+    device: torch.device,
+    after_step: Callable[[int], object],
+    world: World = ALONE,
 ) -> TrainingReport:
     """Runs the job to `params.steps`, resuming from `job.folder`; the model is trained in place.
 
@@ -108,15 +159,18 @@ def train(
     """
     torch.manual_seed(params.seed)
     model = job.model.to(device).train()
+    learner = world.learner(model, device)
     optimizers = make_optimizers(model, params.optimizer)
     found = load_latest(job.folder, job.fingerprint)
-    first, tokens, seconds = 0, 0, 0.0
+    first, tokens, seconds, last_loss = 0, 0, 0.0, math.nan
     if found:
         loop = restore(found, {"model": model}, optimizers)
-        first, tokens, seconds = found.step, loop["tokens"], loop["seconds"]
-    curves = job.folder / "curves.jsonl"
-    _resume_curves(curves, first)
-    started, last_loss = time.monotonic(), math.nan
+        first, tokens, seconds, last_loss = found.step, loop["tokens"], loop["seconds"], loop["loss"]
+    world.check_same_step(job.name, first)
+    curves = job.folder / "curves.jsonl" if world.leads else Path(os.devnull)
+    if world.leads:
+        _resume_curves(curves, first)
+    started = time.monotonic()
     with curves.open("a") as stream:
         for step, batch in enumerate(job.batches(first), start=first):
             after_step(step)
@@ -125,17 +179,8 @@ def train(
             rate = learning_rate(step, params.steps, job.learning_rate, params.warmup_share)
             for optimizer in optimizers.values():
                 optimizer.param_groups[0]["lr"] = rate
-            with mixed_precision(device):
-                loss, terms = job.loss(model, batch.to(device))
-            last_loss = loss.item()
-            if not math.isfinite(last_loss):
-                raise InvalidInputError(
-                    f"training {job.name}, step {step}",
-                    f"loss {last_loss}",
-                    "a finite loss",
-                    "lower distill_student.learning_rate; the last checkpoint is kept",
-                )
-            loss.backward()
+            totals = _backward(learner, job, batch, world, params, step)
+            last_loss = totals.pop("loss")
             norm = nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
             for optimizer in optimizers.values():
                 optimizer.step()
@@ -146,16 +191,17 @@ def train(
                 "step": step,
                 "loss": last_loss,
                 "learning_rate": rate,
-                "gradient_norm": float(norm),
+                "gradient_norm": float(whole(norm)),
             }
-            stream.write(json.dumps(row | terms) + "\n")
+            stream.write(json.dumps(row | totals) + "\n")
             stream.flush()
             if (step + 1) % params.checkpoint_every_steps == 0 or step + 1 == params.steps:
-                os.fsync(stream.fileno())
+                if world.leads:
+                    os.fsync(stream.fileno())
                 loop = {"tokens": tokens, "seconds": seconds + time.monotonic() - started, "loss": last_loss}
-                save_checkpoint(job.folder, step + 1, job.fingerprint, {"model": model}, optimizers, loop)
-    if found and found.step >= params.steps:
-        last_loss = found.state["loop"]["loss"]
+                save_checkpoint(
+                    job.folder, step + 1, job.fingerprint, {"model": model}, optimizers, loop, is_writer=world.leads
+                )
     model.eval()
     return TrainingReport(
         name=job.name,
@@ -172,5 +218,5 @@ def hash_parameters(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        digest.update(whole(tensor).float().contiguous().numpy().tobytes())
     return digest.hexdigest()

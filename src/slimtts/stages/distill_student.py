@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
+import yaml
 from tqdm import tqdm
 
 from slimtts.data.manifest import read_utterances
 from slimtts.data.text_list import read_lines
 from slimtts.decoding.guidance import Guidance
 from slimtts.distill.batches import PairSampler
+from slimtts.distill.distributed import World, check_parallel, gathered, joined
 from slimtts.distill.healing import PRESETS, HealingLoss
+from slimtts.distill.ranks import current_rank, run_ranks
 from slimtts.distill.training import TrainingJob, pick_device, train
 from slimtts.params import DistillStudentParams, Params
 from slimtts.pruning.vocabulary import needed_ids, prompted_ids, trim_vocabulary
@@ -26,8 +32,11 @@ from slimtts.teachers.loading import load_teacher
 from slimtts.teachers.model_folder import ORIGIN, copy_license, origin_of
 from slimtts.workspace import Workspace
 
-# Knobs that leave the training as it is.
-WITHOUT_EFFECT = {"checkpoint_every_steps", "device", "control", "vocabulary", "vocabulary_texts"}
+# Knobs that leave the training as it is, but for rounding.
+WITHOUT_EFFECT = {
+    "checkpoint_every_steps", "device", "control", "vocabulary", "vocabulary_texts",
+    "micro_batches", "processes", "parallel",
+}  # fmt: skip
 
 
 def fingerprint(params: DistillStudentParams, *parts: str) -> str:
@@ -36,12 +45,11 @@ def fingerprint(params: DistillStudentParams, *parts: str) -> str:
     return hashlib.sha256(repr((sorted(kept.items()), parts)).encode()).hexdigest()[:16]
 
 
-def own_progress(folder: Path, wanted: str) -> Path:
-    """The folder of this fingerprint below `folder`; those of other parameters are removed."""
-    for other in folder.glob("*"):
-        if other.name != wanted:
+def remove_others(folder: Path) -> None:
+    """Removes the progress of other parameters, which lies beside `folder`."""
+    for other in folder.parent.glob("*"):
+        if other.name != folder.name:
             shutil.rmtree(other)
-    return folder / wanted
 
 
 def save_model(model: Any, teacher: Teacher, out: Path, retained: Sequence[int] | None = None) -> None:
@@ -75,9 +83,35 @@ def kept_rows(knobs: DistillStudentParams, teacher: Teacher, workspace: Workspac
 
 
 def distill_student(params: Params, workspace: Workspace) -> DistillReport:
-    """Writes student/, control/, curves and report.json below `workspace.student`."""
+    """Writes student/, control/, curves and report.json below `workspace.student`.
+
+    With several processes this one starts them, each of which comes here again, and waits.
+    """
+    knobs, rank = params.distill_student, current_rank()
+    check_parallel(knobs)
+    if knobs.processes > 1 and rank is None:
+        return in_several_processes(params, workspace)
+    device = pick_device(knobs.device, rank.local if rank else 0)
+    with joined(knobs, device) as world:
+        report = heal(params, workspace, device, world)
+    return report
+
+
+def in_several_processes(params: Params, workspace: Workspace) -> DistillReport:
+    """Runs this stage's command as `processes` processes, with these very parameters."""
     knobs = params.distill_student
-    device = pick_device(knobs.device)
+    with tempfile.TemporaryDirectory(prefix="slimtts-params-") as folder:
+        own = Path(folder) / "params.yaml"
+        own.write_text(yaml.safe_dump(params.model_dump(mode="json")))
+        threads = max(1, torch.get_num_threads() // knobs.processes)
+        arguments = ["--workspace", str(workspace.root.resolve()), "--params", str(own), "--threads", str(threads)]
+        run_ranks(["-m", "slimtts.cli", "distill_student", *arguments], knobs.processes)
+    return DistillReport.read(workspace.student / "report.json")
+
+
+def heal(params: Params, workspace: Workspace, device: torch.device, world: World) -> DistillReport:
+    """Trains student and control; the process that leads writes `workspace.student`."""
+    knobs = params.distill_student
     teacher = load_teacher(params.teacher)
     plan = PrunePlan.read(workspace.pruned / "plan.json")
     data = SubsetReport.read(workspace.data / "report.json")
@@ -98,17 +132,23 @@ def distill_student(params: Params, workspace: Workspace) -> DistillReport:
     if preset.needs_attention:
         teacher.model.set_attn_implementation("eager")
     reports = {}
-    with atomic_path(workspace.student) as out:
-        out.mkdir()
+    with atomic_path(workspace.student) if world.leads else nullcontext() as out:
+        if out:
+            out.mkdir()
         for name in ("student", "control") if knobs.control else ("student",):
             model = load_language_model(sources[name])
             # On a CPU the backward pass of the fused attention is slower than the plain one at these lengths.
             if device.type == "cpu" or (name == "student" and preset.needs_attention):
                 model.set_attn_implementation("eager")
-            folder = own_progress(workspace.checkpoints / name, mark)
-            with tqdm(total=knobs.steps, desc=f"training {name}", unit="step") as bar:
+            folder = workspace.checkpoints / name / mark
+            if world.leads:
+                remove_others(folder)
+            with tqdm(total=knobs.steps, desc=f"training {name}", unit="step", disable=not world.leads) as bar:
                 job = TrainingJob(name, model, losses[name], sampler.from_step, folder, mark, rates[name])
-                reports[name] = train(job, knobs, device, lambda step, bar=bar: bar.update(step - bar.n))  # type: ignore[misc]
+                reports[name] = train(job, knobs, device, lambda step, bar=bar: bar.update(step - bar.n), world)  # type: ignore[misc]
+            model = gathered(model, lambda name=name: load_language_model(sources[name]), world)  # type: ignore[misc]
+            if not out:
+                continue
             system = teacher
             if name == "student" and kept is not None:
                 system = trim_vocabulary(model.to("cpu"), teacher, kept)
@@ -116,7 +156,11 @@ def distill_student(params: Params, workspace: Workspace) -> DistillReport:
             save_model(model, system, out / name, plan.retained if name == "student" else range(plan.num_layers))
             shutil.copy(folder / "curves.jsonl", out / f"{name}.jsonl")
         report = DistillReport(
-            preset=knobs.preset, student=reports["student"], control=reports.get("control"), device=str(device)
+            preset=knobs.preset,
+            student=reports["student"],
+            control=reports.get("control"),
+            device=f"{device}, {world.size} processes, {world.parallel}" if world.size > 1 else str(device),
         )
-        report.write(out / "report.json")
+        if out:
+            report.write(out / "report.json")
     return report
