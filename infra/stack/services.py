@@ -6,11 +6,11 @@ import getpass
 import os
 import signal
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import requests
 
 from infra.stack import postgres, swift
 from infra.stack.credentials import Credentials
@@ -65,7 +65,7 @@ def all_services(layout: Layout, credentials: Credentials, logger: Logger) -> li
 
 
 def _postgres(layout: Layout, credentials: Credentials) -> Service:
-    programs = postgres.programs_folder()
+    programs = postgres.programs_folder(layout)
     return Service(
         "postgres", 0, postgres.server_command(layout, programs), {"PATH": os.defpath, "LC_ALL": "C"},
         healthy=lambda: postgres.answers(layout, credentials),
@@ -153,7 +153,20 @@ def _worker(layout: Layout, credentials: Credentials) -> Service:
         sys.executable, "-m", "prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process",
         "--name", f"{getpass.getuser()}-{WORK_POOL}", "--with-healthcheck",
     )  # fmt: skip
-    return Service("worker", 2, command, environment, _answers(f"{layout.url('worker')}/health"), grace_s=20.0)
+    answers = _answers(f"{layout.url('worker')}/health")
+    pool_url, login = f"{layout.url('prefect')}/api/work_pools/{WORK_POOL}", (PREFECT_USER, credentials.prefect)
+
+    def takes_runs() -> bool:
+        """The worker answers a little before it has made its pool and reported to it."""
+        if not answers():
+            return False
+        try:
+            answer = requests.get(pool_url, auth=login, timeout=HEALTH_TIMEOUT_S)
+        except requests.RequestException:
+            return False
+        return answer.ok and answer.json()["status"] == "READY"
+
+    return Service("worker", 2, command, environment, takes_runs, grace_s=20.0)
 
 
 def _prefect_environment(layout: Layout, credentials: Credentials) -> dict[str, str]:
@@ -178,9 +191,8 @@ def _inherited() -> dict[str, str]:
 def _answers(url: str) -> Callable[[], bool]:
     def check() -> bool:
         try:
-            with urllib.request.urlopen(url, timeout=HEALTH_TIMEOUT_S) as answer:  # noqa: S310 - loopback, our own
-                return answer.status == 200
-        except (urllib.error.URLError, OSError):
+            return requests.get(url, timeout=HEALTH_TIMEOUT_S).status_code == 200
+        except requests.RequestException:
             return False
 
     return check

@@ -16,6 +16,7 @@ from pathlib import Path
 from infra.stack import leash
 from infra.stack.credentials import make_credentials
 from infra.stack.layout import Layout, write_state
+from infra.stack.postgres import make_programs_reachable
 from infra.stack.services import Service, all_services
 from slimtts.errors import InvalidInputError, SlimttsError
 from tasks.locks import exclusive_lock
@@ -65,8 +66,9 @@ def supervise(layout: Layout) -> None:
             folder.mkdir(mode=0o700, exist_ok=True)
         for hold in (layout.folder / "hold").iterdir():
             hold.unlink()
+        make_programs_reachable(layout)
         services = all_services(layout, make_credentials(layout.secrets), logger)
-        with _stop_signals() as stopped:
+        with stop_signals() as stopped:
             Supervisor(layout, services).run(stopped)
 
 
@@ -93,8 +95,8 @@ class Supervisor:
                 self._tell(all_healthy)
                 time.sleep(TICK_S)
         finally:
-            for run in reversed(self._runs):
-                self._stop(run)
+            for wave in sorted({run.service.wave for run in self._runs}, reverse=True):
+                self._stop(*(run for run in self._runs if run.service.wave == wave))
             self._layout.state.unlink(missing_ok=True)
             logger.info("stopped")
 
@@ -154,12 +156,15 @@ class Supervisor:
         run.start_after = time.monotonic() + pause_s
         logger.warning("%s: ended with code %s, starts again in %g s", run.service.name, code, pause_s)
 
-    def _stop(self, run: Run) -> None:
-        if run.process is None:
-            return
-        run.process.terminate()
-        run.process.wait()
-        run.process, run.healthy = None, False
+    def _stop(self, *runs: Run) -> None:
+        """Asks all, then waits for each; a leash lets none stay longer than its grace."""
+        leashes = [run.process for run in runs if run.process is not None]
+        for leash_process in leashes:
+            leash_process.terminate()
+        for leash_process in leashes:
+            leash_process.wait()
+        for run in runs:
+            run.process, run.healthy = None, False
 
     def _log_path(self, service: Service) -> Path:
         return self._layout.logs / f"{service.name}.log"
@@ -195,7 +200,7 @@ def _only_one(layout: Layout) -> Iterator[None]:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[list[int]]:
+def stop_signals() -> Iterator[list[int]]:
     """A list that receives SIGINT and SIGTERM, so that a stop never tears a step in two."""
     received: list[int] = []
     former = {
