@@ -60,13 +60,13 @@ def _copied_packages(layout: Layout) -> Path:
 
 def _can_run(program: Path, user: str) -> bool:
     try:
-        done = subprocess.run([program, "--version"], cwd="/", capture_output=True, **_as_user(user))
+        done = subprocess.run([program, "--version"], cwd="/", capture_output=True, **as_user(user))
     except PermissionError:
         return False
     return done.returncode == 0
 
 
-def _as_user(user: str) -> dict[str, Any]:
+def as_user(user: str) -> dict[str, Any]:
     """For `subprocess`: another user without the groups of this one."""
     return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []} if user else {}
 
@@ -113,7 +113,7 @@ def prepare_cluster(layout: Layout, credentials: Credentials, programs: Path) ->
             [programs / "initdb", "--pgdata", data, "--username", ADMIN, "--auth", "scram-sha-256",
              "--pwfile", password, "--encoding", "UTF8", "--locale", "C"],
             capture_output=True, text=True, timeout=INIT_TIMEOUT_S, cwd="/", env={"PATH": os.defpath, "LC_ALL": "C"},
-            **_as_user(user),
+            **as_user(user),
         )  # fmt: skip
     if done.returncode:
         shutil.rmtree(data, ignore_errors=True)

@@ -7,7 +7,7 @@ from botocore.response import StreamingBody
 from botocore.stub import ANY, Stubber
 
 from slimtts.errors import SlimttsError
-from tasks.bucket import PROBE, ensure_bucket
+from tasks.bucket import PROBE, ensure_bucket, s3_client
 
 logger = logging.getLogger("test")
 URL = "s3://speech/runs"
@@ -100,3 +100,17 @@ def test_foreign_bucket_is_one_clear_error(s3):
     stub.add_client_error("head_bucket", "403")
     with pytest.raises(SlimttsError, match=r"s3 bucket speech.*next: check AWS_"):
         ensure_bucket(client, URL, logger)
+
+
+def test_client_takes_keys_from_its_arguments_or_the_environment_and_is_patient(monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "from-environment")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    ours = s3_client("http://127.0.0.1:2", "from-argument", "secret", "eu-north-1")
+    theirs = s3_client("")
+    assert (ours.meta.endpoint_url, ours.meta.region_name) == ("http://127.0.0.1:2", "eu-north-1")
+    assert theirs.meta.endpoint_url == "http://127.0.0.1:1"
+    keys = [client._request_signer._credentials.access_key for client in (ours, theirs)]
+    assert keys == ["from-argument", "from-environment"]
+    assert ours.meta.config.retries["mode"] == "standard"
+    assert ours.meta.config.retries["total_max_attempts"] == 10
