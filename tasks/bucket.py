@@ -27,10 +27,11 @@ def s3_client(endpoint: str, key_id: str = "", secret_key: str = "", region: str
     import boto3
     from botocore.config import Config
 
+    patient = {"mode": "standard", "total_max_attempts": ATTEMPTS}
     return boto3.client(
         "s3", endpoint_url=endpoint or None, aws_access_key_id=key_id or None,
         aws_secret_access_key=secret_key or None, region_name=region or None,
-        config=Config(retries={"mode": "standard", "total_max_attempts": ATTEMPTS}, connect_timeout=10, read_timeout=60),
+        config=Config(retries=patient, connect_timeout=10, read_timeout=60),
     )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ class Run:
     completed: bool = False  # was healthy once since the stack started, and `complete` is done
     healthy: bool = False  # since its last start
     held: bool = False
-    starts: int = 0
+    restarts: int = 0  # after it died; a held service that is released has not
     quick_deaths: int = 0
     started_at: float = 0.0
     start_after: float = 0.0
@@ -48,7 +48,7 @@ class Run:
         """For the state file."""
         state = "held" if self.held else "healthy" if self.healthy else "starting" if self.process else "down"
         pid = self.process.pid if self.process else None
-        return {"state": state, "pid": pid, "restarts": max(0, self.starts - 1)}
+        return {"state": state, "pid": pid, "restarts": self.restarts}
 
 
 def supervise(layout: Layout) -> None:
@@ -91,7 +91,8 @@ class Supervisor:
                     self._look_after(run)
                 if not all_healthy and all(run.completed for run in self._runs):
                     all_healthy = True
-                    logger.info("all healthy after %.1f s", time.monotonic() - began)
+                    addresses = f"MLflow {self._layout.url('mlflow')}, Prefect {self._layout.url('prefect')}"
+                    logger.info("all healthy after %.1f s: %s", time.monotonic() - began, addresses)
                 self._tell(all_healthy)
                 time.sleep(TICK_S)
         finally:
@@ -137,7 +138,6 @@ class Supervisor:
             stdin=subprocess.DEVNULL, stdout=self._log(service), stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         run.started_at, run.healthy = time.monotonic(), False
-        run.starts += 1
 
     def _bury(self, run: Run) -> None:
         """Decides when a dead service starts again, or that it never will."""
@@ -145,6 +145,7 @@ class Supervisor:
         code = run.process.returncode if run.process else None
         run.quick_deaths = 1 if run.healthy and lived_s > STEADY_S else run.quick_deaths + 1
         run.process, run.healthy = None, False
+        run.restarts += 1
         if not run.completed and run.quick_deaths >= FIRST_STARTS:
             log = self._log_path(run.service)
             last = log.read_text(errors="replace").strip().splitlines()[-1:]
