@@ -105,7 +105,9 @@ def train_on(steps: int, tokens: int, rate: float, seed: int, out: Path) -> None
 
 def evaluate(source: str, utterances: int, scales: list[Guidance], temperatures: list[float], results: Path) -> None:
     params = params_for(source)
-    data = params.subset_data.model_copy(update={"selection_utterances": utterances})
+    data = params.subset_data.model_copy(
+        update={"selection_utterances": utterances, "speech": "corpus", "extra_texts": 0}
+    )
     params = params.model_copy(update={"subset_data": data})
     teacher = load_teacher(params.teacher)
     with tempfile.TemporaryDirectory() as folder:
