@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import yaml
 
 from slimtts.errors import InvalidInputError, SlimttsError
+from slimtts.process_guard import die_with_parent
 from slimtts.storage import atomic_path, files_sha256
 
 if TYPE_CHECKING:
@@ -235,6 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="to be made")
     parser.add_argument("--unless-version", help="fetch nothing when this is the version")
     options = parser.parse_args(arguments)
+    die_with_parent()  # nobody would use what it brings
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # whoever waits for an answer wants it soon
     from botocore.exceptions import BotoCoreError, ClientError

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from concurrent.futures import Future
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Any
@@ -124,7 +126,7 @@ class SpeechServer:
     async def _take_up(self) -> Replacement:
         outcome = "failed"
         try:
-            replaced = await asyncio.to_thread(self._live.take_up)
+            replaced = await _in_daemon_thread(self._live.take_up)
             outcome = "changed" if replaced.changed else "same"
         finally:
             self._numbers.reloads.labels(outcome).inc()
@@ -167,6 +169,21 @@ async def _with_first(first: SpeechPiece, rest: AsyncGenerator[SpeechPiece, None
         yield first
         async for piece in rest:
             yield piece
+
+
+async def _in_daemon_thread(work: Callable[[], Replacement]) -> Replacement:
+    """As `asyncio.to_thread`, but the process need not wait for it to end: a fetch may take long."""
+    done = Future[Replacement]()
+    done.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # handed to whoever awaits
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="take up", daemon=True).start()
+    return await asyncio.wrap_future(done)
 
 
 async def _answer_error(_: Request, error: Exception) -> JSONResponse:

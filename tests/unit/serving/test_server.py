@@ -1,8 +1,12 @@
 """Where a server may listen, and where its model may come from."""
 
 import json
+import signal
+import socket
 import subprocess
 import sys
+import time
+from contextlib import closing
 from types import SimpleNamespace
 
 import pytest
@@ -109,3 +113,47 @@ def test_a_failed_fetch_is_its_last_line(fetches, tmp_path):
     fetches(-9)
     with pytest.raises(SlimttsError, match="ended with -9"):
         fetch_registered("models:/m@production", tmp_path / "to", None)
+
+
+SLOW_RELOAD = """
+import sys, time
+from types import SimpleNamespace
+import uvicorn
+from slimtts.serving.app import SpeechServer
+from slimtts.serving.limits import ServingLimits
+from slimtts.serving.model_source import ModelFiles
+
+def take_up():
+    print("taking up", flush=True)
+    time.sleep(100)
+
+speaker = SimpleNamespace(voices={}, sample_rate_hz=16_000)
+model = SimpleNamespace(id="toy", files=ModelFiles("toy", None), speaker=speaker, loaded_at_s=0)
+live = SimpleNamespace(current=model, take_up=take_up)
+server = SpeechServer(live, ServingLimits(), None)
+uvicorn.run(server.asgi, host="127.0.0.1", port=int(sys.argv[1]), timeout_graceful_shutdown=1)
+"""
+
+
+def test_a_reload_that_takes_long_does_not_hold_up_the_end():
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen([sys.executable, "-c", SLOW_RELOAD, str(port)], stdout=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                caller = socket.create_connection(("127.0.0.1", port))
+                break
+            except ConnectionRefusedError:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        with closing(caller):
+            caller.sendall(b"POST /admin/reload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n")
+            assert process.stdout.readline() == "taking up\n"
+            process.terminate()
+            assert process.wait(30) == -signal.SIGTERM
+    finally:
+        process.kill()
+        process.wait()
