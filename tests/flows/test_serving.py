@@ -230,7 +230,6 @@ def test_a_reload_amid_twenty_calls_loses_none(server, http, registry, students)
     assert (again["changed"], again["version"]) == (False, "2")
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # of MLflow: the payload has no type hints
 def test_a_promoted_pickle_is_refused_and_the_former_model_goes_on(server, http, registry, students, tmp_path):
     import mlflow
 
