@@ -19,9 +19,11 @@ from prefect.runtime import flow_run
 from slimtts.errors import InvalidInputError, SlimttsError
 from slimtts.params import load_params
 from slimtts.results import Release
+from tasks.approval import request_approval
 from tasks.artifacts import show_links
 from tasks.bucket import ensure_bucket, s3_client
 from tasks.flow_parameters import Depth, Override, Profile, RunName, fill_name, filled_name
+from tasks.promotion import Promotions
 from tasks.registry import register_release
 from tasks.shared_outputs import take_over
 from tasks.stage_runner import StageError, run_dvc, stale_stages
@@ -45,10 +47,13 @@ SCORED = ("subset_data", "score_layers")  # what students of any depth share
 
 @task(cache_policy=NO_CACHE, retries=3, retry_delay_seconds=[30, 120, 300], retry_condition_fn=mlflow_is_away)
 def register_version(run: TrackedRun) -> str:
-    """Puts the release into the registry and, through the gate, into production."""
-    params = load_params(run.workspace / "params.yaml")
-    version = register_release(run, params.register_model.promote)
-    get_run_logger().info("registered %s version %s", params.register_model.model_name, version)
+    """Puts the release into the registry and, through the gate, into production; where a person must agree, asks."""
+    gate = load_params(run.workspace / "params.yaml").register_model
+    version = register_release(run, gate.promote)
+    get_run_logger().info("registered %s version %s", gate.model_name, version)
+    asked = request_approval(Promotions(run.client, run.workspace.parent, gate.model_name), version, gate)
+    if asked:
+        get_run_logger().warning("%s", asked)
     return version
 
 

@@ -1,66 +1,94 @@
-"""Decides about a registered version again, or returns production to the version before.
+"""Decides about a registered version by today's gate: promotes it, refuses it, or asks a person first.
 
-python -m flows.promote_model --version 3
-python -m flows.promote_model --roll-back
+slimtts promote 3 --reason "quieter in long sentences"
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from prefect import flow
 from prefect.logging import get_run_logger
 
 from slimtts.errors import InvalidInputError, SlimttsError
-from slimtts.promotion import judge
-from slimtts.results import EvaluationReport
-from tasks.registry import EVALUATION_RUN, decide, production_version, roll_back
+from slimtts.promotion_history import event_line, valid_reason
+from tasks.approval import ask
+from tasks.evidence import Evidence
+from tasks.promotion import Promotions, Request
 from tasks.tracking import mlflow_client, tracking_uri
 from tasks.workspace import CHECKOUT, compose_params
 
 RUNS = CHECKOUT / "runs"
 
 
-@flow(name="promote-model")
-def promote_model(version: str = "", overrides: Sequence[str] = (), runs_root: Path = RUNS) -> str:
-    """Judges `version` by today's gate and promotes it if it passes; without a version, rolls back.
+@flow(name="promote-model", flow_run_name="promote version {version}")
+def promote_model(
+    version: str,
+    reason: str = "",
+    accept_new_basis: str = "",
+    model: str = "",
+    overrides: Sequence[str] = (),
+    runs_root: Path = RUNS,
+) -> str:
+    """Judges `version` by today's gate against what is in production; moves @production if it passes.
+
+    Args:
+        version: number in the registry.
+        reason: kept in the history.
+        accept_new_basis: why other sentences, another recogniser or another teacher than production's are right.
+        model: name in the registry, if it is not that of params.yaml.
+        overrides: changes to params.yaml, as "register_model.min_speedup=1.5".
+        runs_root: where runs live.
 
     Returns:
         The version that is in production afterwards ("" for none).
     """
-    gate = compose_params("full", overrides).register_model
-    client = mlflow_client(tracking_uri(runs_root))
-    if not version:
-        return roll_back(client, runs_root, gate.model_name)
-    run_id = client.get_model_version(gate.model_name, version).tags[EVALUATION_RUN]
-    with tempfile.TemporaryDirectory() as folder:
-        path = client.download_artifacts(run_id, "evaluation/evaluation.json", folder)
-        verdict = judge(EvaluationReport.read(Path(path)), gate)
-    decide(client, runs_root, gate.model_name, version, verdict)
-    get_run_logger().info("version %s: %s; %s", version, verdict.decision, " ".join(verdict.reasons))
-    return production_version(client, gate.model_name) or ""
+    named = [f"register_model.model_name={model}"] if model else []
+    gate = compose_params("full", [*overrides, *named]).register_model
+    client, request = mlflow_client(tracking_uri(runs_root)), Request.now(reason, accept_new_basis)
+    promotions = Promotions(client, runs_root, gate.model_name)
+    evidence = Evidence.of_version(client, gate.model_name, version)
+    event = promotions.decide(version, evidence, gate, request)
+    get_run_logger().info("%s", event_line(event))
+    if event.action == "proposed":
+        answer = ask(event)
+        if answer is None:
+            promotions.settle()
+        else:
+            words = valid_reason("; ".join(filter(None, [request.reason, answer.reason.strip()])), "reason")
+            answered = replace(request, approver=valid_reason(answer.approver, "approver"), reason=words)
+            if answer.approve:
+                promotions.decide(version, evidence, gate, answered)
+            else:
+                promotions.decline(version, answered)
+        latest = [event for event in promotions.log.read().events if event.version == version][-1]
+        get_run_logger().info("%s", event_line(latest))
+    return promotions.log.read().production or ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 done, 2 something that only you can mend."""
+    """Exit code: 0 when the version is in production afterwards, 1 when not, 2 for what only you can mend."""
     parser = argparse.ArgumentParser(prog="python -m flows.promote_model", description=__doc__.splitlines()[0])
-    choice = parser.add_mutually_exclusive_group(required=True)
-    choice.add_argument("--version", default="", help="number in the registry")
-    choice.add_argument("--roll-back", action="store_true")
+    parser.add_argument("version", help="number in the registry")
+    parser.add_argument("--reason", default="", help="kept in the history")
+    parser.add_argument("--accept-new-basis", default="", metavar="WHY", help="other test set or teacher on purpose")
+    parser.add_argument("--model", default="", help="name in the registry (default: as in params.yaml)")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE")
     parser.add_argument("--runs", type=Path, default=RUNS, help="where runs live")
     options = parser.parse_args(arguments)
     try:
-        production = promote_model(options.version, options.overrides, options.runs)
+        production = promote_model(
+            options.version, options.reason, options.accept_new_basis, options.model, options.overrides, options.runs
+        )
     except SlimttsError as error:
         print(f"slimtts: {error}", file=sys.stderr)
         return 2 if isinstance(error, InvalidInputError) else 1
     print(f"in production: version {production or 'none'}")
-    return 0
+    return 0 if production == options.version else 1
 
 
 if __name__ == "__main__":

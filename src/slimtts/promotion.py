@@ -1,20 +1,16 @@
-"""May this student go to production, and what was decided before: the gate, and the history of its decisions."""
+"""May this student go to production: the gate."""
 
 from __future__ import annotations
 
-import fcntl
+import math
 from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import datetime
-from pathlib import Path
-from typing import Literal
+from dataclasses import dataclass
 
-from pydantic import ValidationError
+from pydantic import BaseModel
 
 from slimtts.errors import InvalidInputError
 from slimtts.params import RegisterModelParams
-from slimtts.results import EvaluationReport, PairedGap, Result, SystemResult, Verdict
-from slimtts.storage import atomic_path
+from slimtts.results import Basis, EvaluationReport, Lineage, PairedGap, SystemResult, Verdict
 
 # Better than this is a fault of the measurement until a person has looked: healing a half-depth student won a few
 # points over its own teacher in trials, never ten.
@@ -22,30 +18,66 @@ MAX_BELIEVABLE_GAIN_POINTS = 10.0
 # What the recogniser mishears in the originals (through the codec, if there is one) is a floor for any system that
 # says the same sentences; two points leave room for speech that is clearer than they are.
 MAX_POINTS_BELOW_REFERENCE = 2.0
+# The same teacher on the same sentences differs between processors by single words, never by a point; more means that
+# it was decoded in another way.
+MAX_TEACHER_DRIFT_POINTS = 1.0
 
 
-def judge(evaluation: EvaluationReport, gate: RegisterModelParams) -> Verdict:
+@dataclass(frozen=True)
+class Production:
+    """The version that a student would replace; `basis` is None where nothing is recorded."""
+
+    version: str
+    basis: Basis | None
+
+
+def judge(
+    evaluation: EvaluationReport,
+    gate: RegisterModelParams,
+    lineage: Lineage,
+    production: Production | None = None,
+    accept_new_basis: str = "",
+) -> Verdict:
     """The verdict on `student` against `teacher`, with one sentence a reason.
 
-    INCOMPLETE: a system, their comparison or enough utterances are missing, or a number is not possible (NaN too).
-    REGRESSION: a limit of the gate is broken. ANOMALOUS: too good to be believed. Otherwise ACCEPT, and the reasons
-    are the limits that were kept. The first that applies decides: nothing passes by default.
+    INCOMPLETE: a system, their comparison or enough utterances are missing, a number is not possible (NaN too), the
+    evaluation is of other weights or by another recogniser than the release's, or it rests on another test set,
+    recogniser or teacher than what production was judged on. `accept_new_basis`, the words of a person, allows this
+    last one. REGRESSION: a limit of the gate is broken. ANOMALOUS: too good to be believed. Otherwise ACCEPT, and the
+    reasons are the limits that were kept. The first that applies decides: nothing passes by default.
     """
-    incomplete = _missing(evaluation, gate.min_utterances)
+    incomplete = _missing(evaluation, gate.min_utterances) or _impossible_numbers(evaluation)
+    incomplete = incomplete or _of_other_models(evaluation, lineage)
     if incomplete:
         return Verdict(decision="INCOMPLETE", reasons=incomplete)
+    basis = basis_of(evaluation)
+    changes = _changes_of_basis(basis, production) if production else []
+    if changes and not accept_new_basis:
+        return Verdict(decision="INCOMPLETE", reasons=changes)
     teacher, student = evaluation.systems["teacher"], evaluation.systems["student"]
     gap = evaluation.gap("student", "teacher")
-    impossible = _impossible_numbers(evaluation, teacher, student, gap)
-    if impossible:
-        return Verdict(decision="INCOMPLETE", reasons=impossible)
     broken, kept = _against_limits(teacher, student, gap, gate)
+    if production and production.basis and not changes:
+        worse, no_worse = _against_production(basis, production, production.basis, gate)
+        broken, kept = broken + worse, kept + no_worse
     if broken:
         return Verdict(decision="REGRESSION", reasons=broken)
     unbelievable = _too_good(evaluation, student, gap)
     if unbelievable:
         return Verdict(decision="ANOMALOUS", reasons=unbelievable)
-    return Verdict(decision="ACCEPT", reasons=kept)
+    return Verdict(decision="ACCEPT", reasons=kept + [f"Accepted by a person: {change}" for change in changes])
+
+
+def basis_of(evaluation: EvaluationReport) -> Basis:
+    """What this evaluation rests on; it must hold teacher and student."""
+    return Basis(
+        test_set_sha256=evaluation.test_set_sha256,
+        asr=evaluation.asr,
+        normalizer=evaluation.normalizer,
+        teacher_sha256=evaluation.weights_sha256.get("teacher", ""),
+        teacher_wer=evaluation.systems["teacher"].wer_corpus.value,
+        student_wer=evaluation.systems["student"].wer_corpus.value,
+    )
 
 
 def _missing(evaluation: EvaluationReport, min_utterances: int) -> list[str]:
@@ -64,13 +96,14 @@ def _missing(evaluation: EvaluationReport, min_utterances: int) -> list[str]:
         reasons.append(f"Every system must be judged on the same {evaluation.utterances} utterances; had: {observed}.")
     if evaluation.utterances < min_utterances:
         reasons.append(f"Only {evaluation.utterances} utterances were judged; at least {min_utterances} are needed.")
-    return reasons
+    names = {"recogniser": evaluation.asr, "normaliser": evaluation.normalizer, "test set": evaluation.test_set_sha256}
+    return reasons + [f"The evaluation does not name its {what}." for what, name in names.items() if not name]
 
 
-def _impossible_numbers(
-    evaluation: EvaluationReport, teacher: SystemResult, student: SystemResult, gap: PairedGap
-) -> list[str]:
-    """Every number that the verdict rests on must lie in its range; NaN lies in none."""
+def _impossible_numbers(evaluation: EvaluationReport) -> list[str]:
+    """Every number that the verdict rests on must lie in its range, and every other one be finite; NaN is neither."""
+    teacher, student = evaluation.systems["teacher"], evaluation.systems["student"]
+    gap = evaluation.gap("student", "teacher")
     tiny, huge = 1e-9, 1e9
     numbers = [
         ("WER of the originals", evaluation.reference_wer, 0.0, huge),
@@ -78,15 +111,75 @@ def _impossible_numbers(
         ("student's WER", student.wer_corpus.value, 0.0, huge),
         ("upper bound of the WER gap in points", gap.wer_points.high, -huge, huge),
         ("similarity gap", gap.similarity.value, -2.0, 2.0),
+        ("lower bound of the MOS gap", gap.mos.low, -4.0, 4.0),
         ("student's no-END rate", student.no_end_rate, 0.0, 1.0),
         ("teacher's LM-RTF", teacher.speed.lm_rtf, tiny, huge),
         ("student's LM-RTF", student.speed.lm_rtf, tiny, huge),
     ]
-    return [
+    impossible = [
         f"The {what} was {value}; it must be a number from {low:g} to {high:g}."
         for what, value, low, high in numbers
         if not low <= value <= high
     ]
+    judged = {"teacher": teacher, "student": student, "gap": gap}
+    return impossible or [
+        f"The {where} was {value}; it must be a finite number."
+        for name, part in judged.items()
+        for where, value in _numbers_in(name, part)
+        if not math.isfinite(value)
+    ]
+
+
+def _numbers_in(name: str, part: BaseModel) -> Iterator[tuple[str, float]]:
+    for key, value in part:
+        if isinstance(value, BaseModel):
+            yield from _numbers_in(f"{name}.{key}", value)
+        elif isinstance(value, float):
+            yield f"{name}.{key}", value
+
+
+def _of_other_models(evaluation: EvaluationReport, lineage: Lineage) -> list[str]:
+    """Numbers of other weights, or of another recogniser, say nothing about this release."""
+    weights = evaluation.weights_sha256
+    pairs = [
+        ("teacher's weights", weights.get("teacher", ""), lineage.teacher_sha256),
+        ("student's weights", weights.get("student", ""), lineage.student_sha256),
+        ("recogniser", evaluation.asr, lineage.asr),
+        ("normaliser", evaluation.normalizer, lineage.normalizer),
+        ("MOS predictor of the student", evaluation.systems["student"].mos_predictor,
+         evaluation.systems["teacher"].mos_predictor),
+    ]  # fmt: skip
+    return [
+        f"Stale numbers: {what} of the evaluation: {_short(observed)}; of the release: {_short(allowed)}; "
+        "evaluate again."
+        for what, observed, allowed in pairs
+        if not observed or observed != allowed
+    ]
+
+
+def _changes_of_basis(basis: Basis, production: Production) -> list[str]:
+    """Why this evaluation cannot be compared with that of the version in production."""
+    former = production.basis
+    if former is None:
+        return [f"Nothing is recorded of what version {production.version} in production was judged on."]
+    pairs = [
+        ("test set", basis.test_set_sha256, former.test_set_sha256),
+        ("recogniser", basis.asr, former.asr),
+        ("normaliser", basis.normalizer, former.normalizer),
+        ("teacher", basis.teacher_sha256, former.teacher_sha256),
+    ]
+    changes = [
+        f"The {what} is {_short(observed)}; version {production.version} in production was judged on {_short(before)}."
+        for what, observed, before in pairs
+        if observed != before
+    ]
+    drift = 100 * abs(basis.teacher_wer - former.teacher_wer)
+    if not changes and not drift <= MAX_TEACHER_DRIFT_POINTS:
+        changes.append(
+            f"Stale baseline: the same teacher on the same sentences differs by {drift:.4g} points of WER from when "
+            f"version {production.version} was judged; at most {MAX_TEACHER_DRIFT_POINTS:g} is allowed."
+        )
+    return changes
 
 
 def _against_limits(
@@ -97,16 +190,32 @@ def _against_limits(
     at_most = [
         ("upper 95 % bound of the WER gap is", gap.wer_points.high, gate.max_wer_gap_upper_points, "points"),
         ("similarity to the prompt drops by", -gap.similarity.value, gate.max_similarity_drop, "of cosine"),
+        ("upper 95 % bound of the MOS drop is", -gap.mos.low, gate.max_mos_drop_upper, "of 5"),
         ("share of utterances that never end is", student.no_end_rate, gate.max_no_end_rate, "of all"),
     ]
     broken: list[str] = []
     kept: list[str] = []
     for what, observed, limit, unit in at_most:
-        sentence = f"The {what} {observed:.4g} {unit}; at most {limit:.4g} is allowed."
+        sentence = f"The {what} {observed + 0.0:.4g} {unit}; at most {limit:.4g} is allowed."  # + 0.0: no "-0"
         (kept if observed <= limit else broken).append(sentence)
     sentence = f"The student's language model is {speedup:.4g} times faster; at least {gate.min_speedup:.4g} is needed."
     (kept if speedup >= gate.min_speedup else broken).append(sentence)
     return broken, kept
+
+
+def _against_production(
+    basis: Basis, production: Production, former: Basis, gate: RegisterModelParams
+) -> tuple[list[str], list[str]]:
+    """(broken, kept) of the limit against the version in production, if the gate has one."""
+    limit = gate.max_wer_points_over_production
+    if limit is None:
+        return [], []
+    more = 100 * (basis.student_wer - former.student_wer)
+    sentence = (
+        f"The student's WER is {more:.4g} points above that of version {production.version} in production; "
+        f"at most {limit:.4g} is allowed."
+    )
+    return ([], [sentence]) if more <= limit else ([sentence], [])
 
 
 def _too_good(evaluation: EvaluationReport, student: SystemResult, gap: PairedGap) -> list[str]:
@@ -125,75 +234,6 @@ def _too_good(evaluation: EvaluationReport, student: SystemResult, gap: PairedGa
     return reasons
 
 
-class PromotionEvent(Result):
-    """One decision about one version. `former_version` is what was in production before, if anything was."""
-
-    model_name: str
-    version: str
-    evaluation_sha256: str
-    decision: Literal["ACCEPT", "REGRESSION", "INCOMPLETE", "ANOMALOUS"]
-    action: Literal["promoted", "refused", "rolled_back"]
-    former_version: str | None
-    recorded_at: datetime
-
-    @property
-    def key(self) -> tuple[str, str, str, str]:
-        """What makes two records the same event: a retry differs only in its time."""
-        return self.model_name, self.version, self.evaluation_sha256, self.action
-
-
-def record_event(history: Path, event: PromotionEvent) -> bool:
-    """Appends the event as a JSON line; False when it is already there, as after a retry.
-
-    A version that returns to production after another one was there is a new event. Writers wait for each other, and
-    a kill leaves the former history whole.
-
-    Raises:
-        InvalidInputError: the history holds a line that is not an event.
-    """
-    with _locked(history):
-        events = read_history(history)
-        if _is_known(events, event):
-            return False
-        with atomic_path(history) as tmp:
-            tmp.write_text("".join(f"{e.model_dump_json()}\n" for e in [*events, event]))
-        return True
-
-
-def read_history(history: Path) -> list[PromotionEvent]:
-    """All events from the oldest to the newest; none when there is no file yet.
-
-    Raises:
-        InvalidInputError: a line is not an event; the message names it.
-    """
-    if not history.exists():
-        return []
-    events = []
-    for number, line in enumerate(history.read_text().splitlines(), start=1):
-        try:
-            events.append(PromotionEvent.model_validate_json(line))
-        except ValidationError as error:
-            raise InvalidInputError(
-                f"{history} line {number}", str(error).splitlines()[0], "a promotion event",
-                "restore the history from its backup",
-            ) from None  # fmt: skip
-    return events
-
-
-def _is_known(events: list[PromotionEvent], event: PromotionEvent) -> bool:
-    for earlier in reversed(events):
-        if earlier.key == event.key:
-            return True
-        replaced = earlier.model_name == event.model_name and earlier.action != "refused"
-        if replaced and event.action != "refused" and earlier.version != event.version:
-            return False
-    return False
-
-
-@contextmanager
-def _locked(history: Path) -> Iterator[None]:
-    # A file of its own: the history itself is replaced at every write, and a lock would stay with the old one.
-    history.parent.mkdir(parents=True, exist_ok=True)
-    with history.with_name(f"{history.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def _short(name: str) -> str:
+    """Hashes by their first digits, other names as they are."""
+    return (name[:12] if len(name) == 64 else name) or "not named"

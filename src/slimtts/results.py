@@ -207,7 +207,10 @@ class PairedGap(Result):
 
 
 class EvaluationReport(Result):
-    """What evaluate_student measured; numbers are comparable only when asr, normalizer and test_set_sha256 agree."""
+    """What evaluate_student measured; numbers are comparable only when asr, normalizer and test_set_sha256 agree.
+
+    `weights_sha256` names the weights of each system; evaluations made before it existed have none.
+    """
 
     asr: str
     normalizer: str
@@ -217,6 +220,7 @@ class EvaluationReport(Result):
     systems: dict[str, SystemResult]
     gaps: list[PairedGap]
     machine: str
+    weights_sha256: dict[str, str] = {}
 
     def gap(self, system: str, baseline: str) -> PairedGap:
         """The comparison of two systems.
@@ -231,21 +235,42 @@ class EvaluationReport(Result):
         raise InvalidInputError("evaluation", f"no comparison of {system} with {baseline}", have, "evaluate again")
 
 
+Decision = Literal["ACCEPT", "REGRESSION", "INCOMPLETE", "ANOMALOUS"]
+
+
 class Verdict(Result):
     """The gate's decision and every reason for it."""
 
-    decision: Literal["ACCEPT", "REGRESSION", "INCOMPLETE", "ANOMALOUS"]
+    decision: Decision
     reasons: list[str]
 
 
+class Basis(Result):
+    """What a version was judged on; the numbers of two versions are comparable only when all but the WERs agree."""
+
+    test_set_sha256: str
+    asr: str
+    normalizer: str
+    teacher_sha256: str
+    teacher_wer: float
+    student_wer: float
+
+
 class Lineage(Result):
-    """Where a version comes from; enough to check it out again."""
+    """Where a version comes from; enough to check it out again.
+
+    `dvc_outputs`: path -> hash of all that the stages before the release put out, as dvc.lock has it; `dvc_revision`
+    is one hash of them.
+    """
 
     git_sha: str
     data_sha256: str
     teacher_sha256: str
     student_sha256: str
-    dvc_lock_sha256: str
+    dvc_revision: str
+    dvc_outputs: dict[str, str]
+    asr: str
+    normalizer: str
     retained: list[int]
     seed: int
     preset: str

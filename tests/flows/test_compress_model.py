@@ -1,10 +1,10 @@
-import json
 import logging
 
 import pytest
 
 from slimtts.errors import InvalidInputError
 from slimtts.workspace import STAGES
+from tasks.promotion_log import PromotionLog
 from tasks.stage_runner import StageError, stale_stages
 from tasks.tracking import mlflow_client, tracking_uri
 from tasks.workspace import compose_params
@@ -47,19 +47,21 @@ def test_pipeline_runs_once_then_only_what_a_change_touches(compress, started, r
     assert [metric.step for metric in client.get_metric_history(run_id, "student/loss")] == [1, 2, 3]
     assert len(client.get_metric_history(run_id, "student.wer_corpus")) == 1
     assert len(client.search_model_versions(f"name = '{MODEL}'")) == 1
-    assert len((runs_root / "promotions.jsonl").read_text().splitlines()) == 1
+    history = PromotionLog(client, runs_root, MODEL)
+    assert [event.action for event in history.read().events] == ["promoted"]
 
     compress("evaluate_student.utterances=150")
     assert started() == ["evaluate_student", "register_model"]
     assert len(client.search_model_versions(f"name = '{MODEL}'")) == 1, "the same student is the same version"
-    events = [json.loads(line) for line in (runs_root / "promotions.jsonl").read_text().splitlines()]
-    assert [event["action"] for event in events] == ["promoted", "promoted"], "a new evaluation is a new decision"
+    assert [event.action for event in history.read().events] == ["promoted", "promoted"], "a new evaluation, decided"
 
     from flows.promote_model import promote_model
 
-    assert promote_model("1", ["register_model.min_speedup=5"], runs_root) == "1", "a refusal moves nothing"
-    events = [json.loads(line) for line in (runs_root / "promotions.jsonl").read_text().splitlines()]
-    assert (events[-1]["action"], events[-1]["decision"]) == ("refused", "REGRESSION")
+    gate = ["register_model.min_speedup=5"]
+    assert promote_model("1", overrides=gate, runs_root=runs_root) == "1", "a refusal moves nothing"
+    refused = history.read().events[-1]
+    assert (refused.action, refused.decision) == ("refused", "REGRESSION")
+    assert refused.flow_run and "@" in refused.actor
 
 
 def test_failed_stage_fails_the_flow_with_its_message_and_no_retry(compress, started, runs_root, monkeypatch):

@@ -68,6 +68,7 @@ def distill_student(params, ws):
 
 
 def evaluate_student(params, ws):
+    ws.evaluation_progress.mkdir(parents=True, exist_ok=True)
     systems = {}
     for name, layers, rtf in (("teacher", 12, 0.2), ("student", 6, 0.1)):
         speed = r.SpeedResult(
@@ -90,6 +91,7 @@ def evaluate_student(params, ws):
     r.EvaluationReport(
         asr="toy", normalizer="basic", test_set_sha256="test", utterances=params["evaluate_student"]["utterances"],
         reference_wer=0.04, systems=systems, gaps=[gap], machine="toy",
+        weights_sha256={"teacher": "teacher", "student": f"student-{params['distill_student']['seed']}"},
     ).write(ws.evaluation / "evaluation.json")  # fmt: skip
     (ws.evaluation / "table.md").write_text("| system | WER |\n")
     (ws.evaluation / "audio").mkdir()
@@ -105,14 +107,15 @@ def register_model(params, ws):
     student = r.DistillReport.read(ws.student / "report.json").student
     ws.release.mkdir()
     shutil.copytree(ws.student / "student", ws.release / "model")
+    lineage = r.Lineage(
+        git_sha=os.environ["SLIMTTS_GIT_SHA"], data_sha256="data", teacher_sha256="teacher",
+        student_sha256=student.weights_sha256, dvc_revision="revision", dvc_outputs={"data": "1.dir"}, asr="toy",
+        normalizer="basic", retained=plan.retained, seed=1, preset="default",
+    )  # fmt: skip
     r.Release(
         model_name=params["register_model"]["model_name"],
-        lineage=r.Lineage(
-            git_sha=os.environ["SLIMTTS_GIT_SHA"], data_sha256="data", teacher_sha256="teacher",
-            student_sha256=student.weights_sha256, dvc_lock_sha256="lock", retained=plan.retained, seed=1,
-            preset="default",
-        ),
-        verdict=judge(report, load_params(ws.params).register_model),
+        lineage=lineage,
+        verdict=judge(report, load_params(ws.params).register_model, lineage),
         metrics={"lm_speedup": 2.0},
     ).write(ws.release / "release.json")  # fmt: skip
 

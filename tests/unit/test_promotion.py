@@ -1,22 +1,31 @@
-"""The gate: each verdict at its limit, no number that is none gets through; the history: nothing lost or doubled."""
+"""The gate: each verdict at its limit, and no number that is none, stale or of something else gets through."""
 
 import itertools
+import json
 import math
-import subprocess
-import sys
-from datetime import UTC, datetime
+from functools import partial
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from slimtts.errors import InvalidInputError
+from slimtts import promotion
 from slimtts.params import RegisterModelParams
-from slimtts.promotion import PromotionEvent, judge, read_history, record_event
-from slimtts.results import EvaluationReport, Interval, PairedGap, SpeedResult, SystemResult
+from slimtts.promotion import Production, basis_of
+from slimtts.results import EvaluationReport, Interval, Lineage, PairedGap, SpeedResult, SystemResult
 
 GATE = RegisterModelParams(
-    model_name="tiny", promote=True, min_utterances=100, max_wer_gap_upper_points=3.0, max_similarity_drop=0.03,
-    max_no_end_rate=0.02, min_speedup=1.2,
+    model_name="tiny", promote=True, approval="none", approval_hours=1.0, min_utterances=100,
+    max_wer_gap_upper_points=3.0, max_wer_points_over_production=None, max_similarity_drop=0.03,
+    max_mos_drop_upper=0.15, max_no_end_rate=0.02, min_speedup=1.2,
 )  # fmt: skip
+TEST_SET, OTHER = "0" * 64, "f" * 64
+LINEAGE = Lineage(
+    git_sha="g", data_sha256="d", teacher_sha256="a" * 64, student_sha256="b" * 64, dvc_revision="r", dvc_outputs={},
+    asr="asr", normalizer="basic", retained=[0, 3], seed=1, preset="default",
+)  # fmt: skip
+judge = partial(promotion.judge, lineage=LINEAGE)
 
 
 def interval(value, high=None):
@@ -34,17 +43,20 @@ def system(name, wer=0.10, no_end_rate=0.0, lm_rtf=0.5, utterances=500, similari
     )  # fmt: skip
 
 
-def report(teacher=None, student=None, gap_high=1.0, similarity_gap=-0.01, utterances=500, reference_wer=0.05, **other):
+def report(
+    teacher=None, student=None, gap_high=1.0, similarity_gap=-0.01, mos_low=-0.1, utterances=500, reference_wer=0.05,
+    **other,
+):  # fmt: skip
     teacher = teacher or system("teacher", lm_rtf=0.5)
     student = student or system("student", lm_rtf=0.25)
     gap = PairedGap(
         system="student", baseline="teacher", wer_points=interval(0.0, gap_high), p_value=0.5,
-        similarity=interval(similarity_gap), mos=interval(0.0),
+        similarity=interval(similarity_gap), mos=Interval(value=0.0, low=mos_low, high=0.1),
     )  # fmt: skip
     fields = {
-        "asr": "asr", "normalizer": "basic", "test_set_sha256": "0" * 64, "utterances": utterances,
+        "asr": "asr", "normalizer": "basic", "test_set_sha256": TEST_SET, "utterances": utterances,
         "reference_wer": reference_wer, "systems": {"teacher": teacher, "student": student}, "gaps": [gap],
-        "machine": "here",
+        "machine": "here", "weights_sha256": {"teacher": "a" * 64, "student": "b" * 64},
     }  # fmt: skip
     return EvaluationReport(**{**fields, **other})
 
@@ -55,12 +67,16 @@ def test_a_good_student_is_accepted_with_every_limit_named():
     assert verdict.reasons == [
         "The upper 95 % bound of the WER gap is 1 points; at most 3 is allowed.",
         "The similarity to the prompt drops by 0.01 of cosine; at most 0.03 is allowed.",
+        "The upper 95 % bound of the MOS drop is 0.1 of 5; at most 0.15 is allowed.",
         "The share of utterances that never end is 0 of all; at most 0.02 is allowed.",
         "The student's language model is 2 times faster; at least 1.2 is needed.",
     ]
 
 
-AT_THE_LIMIT = {"gap_high": 3.0, "similarity_gap": -0.03, "student": system("student", no_end_rate=0.02, lm_rtf=0.5)}
+AT_THE_LIMIT = {
+    "gap_high": 3.0, "similarity_gap": -0.03, "mos_low": -0.15,
+    "student": system("student", no_end_rate=0.02, lm_rtf=0.5),
+}  # fmt: skip
 
 
 def test_the_limits_themselves_are_allowed():
@@ -73,6 +89,7 @@ def test_the_limits_themselves_are_allowed():
     [
         ({"gap_high": 3.01}, "The upper 95 % bound of the WER gap is 3.01 points; at most 3 is allowed."),
         ({"similarity_gap": -0.031}, "The similarity to the prompt drops by 0.031 of cosine; at most 0.03 is allowed."),
+        ({"mos_low": -0.16}, "The upper 95 % bound of the MOS drop is 0.16 of 5; at most 0.15 is allowed."),
         (
             {"student": system("student", no_end_rate=0.022, lm_rtf=0.25)},
             "The share of utterances that never end is 0.022 of all; at most 0.02 is allowed.",
@@ -90,7 +107,8 @@ def test_each_broken_limit_is_a_regression(worse, reason):
 
 def test_all_broken_limits_are_told_together():
     student = system("student", no_end_rate=1.0, lm_rtf=5.0)
-    assert len(judge(report(student=student, gap_high=90, similarity_gap=-0.5), GATE).reasons) == 4
+    everything = report(student=student, gap_high=90, similarity_gap=-0.5, mos_low=-1)
+    assert len(judge(everything, GATE).reasons) == 5
 
 
 @pytest.mark.parametrize(
@@ -114,6 +132,9 @@ def test_all_broken_limits_are_told_together():
             {"utterances": 99, "systems": {n: system(n, utterances=99) for n in ("teacher", "student")}},
             "Only 99 utterances were judged; at least 100 are needed",
         ),
+        ({"test_set_sha256": ""}, "does not name its test set"),
+        ({"asr": ""}, "does not name its recogniser"),
+        ({"normalizer": ""}, "does not name its normaliser"),
     ],
 )  # fmt: skip
 def test_what_is_missing_makes_it_incomplete(missing, reason):
@@ -128,6 +149,7 @@ NUMBERS = {
     "student's WER": lambda x: {"student": system("student", wer=x, lm_rtf=0.25)},
     "upper bound of the WER gap": lambda x: {"gap_high": x},
     "similarity gap": lambda x: {"similarity_gap": x},
+    "lower bound of the MOS gap": lambda x: {"mos_low": x},
     "student's no-END rate": lambda x: {"student": system("student", no_end_rate=x, lm_rtf=0.25)},
     "teacher's LM-RTF": lambda x: {"teacher": system("teacher", lm_rtf=x)},
     "student's LM-RTF": lambda x: {"student": system("student", lm_rtf=x)},
@@ -174,90 +196,113 @@ def test_incomplete_decides_before_regression_and_that_before_anomalous():
     assert judge(report(**slow_and_too_good, reference_wer=math.nan), GATE).decision == "INCOMPLETE"
 
 
-def event(version="1", action="promoted", evaluation="a", model="tiny", minute=0):
-    return PromotionEvent(
-        model_name=model, version=version, evaluation_sha256=evaluation * 64, decision="ACCEPT", action=action,
-        former_version=None, recorded_at=datetime(2025, 1, 1, 12, minute, tzinfo=UTC),
-    )  # fmt: skip
+def _leaves(value, path=()):
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(inner, (*path, key))
+    elif isinstance(value, list):
+        for place, inner in enumerate(value):
+            yield from _leaves(inner, (*path, place))
+    else:
+        yield path
 
 
-def test_history_keeps_order_and_content(tmp_path):
-    history = tmp_path / "runs" / "history.jsonl"
-    assert read_history(history) == []
-    events = [event("1"), event("2", "refused", "b"), event("3", evaluation="c")]
-    assert [record_event(history, e) for e in events] == [True, True, True]
-    assert read_history(history) == events
-    assert len(history.read_text().splitlines()) == 3
+GOOD = report().model_dump()
+FIELDS = sorted(_leaves(GOOD), key=str)
+JUDGED = [path for path in FIELDS if path != ("machine",)]  # where it ran is no evidence
+BAD = ["nan", "inf", "-inf", None]
 
 
-def test_a_retry_is_one_event(tmp_path):
-    history = tmp_path / "history.jsonl"
-    assert record_event(history, event(minute=0))
-    assert not record_event(history, event(minute=5))
-    assert record_event(history, event("2", "refused", "b"))
-    assert not record_event(history, event(minute=6))
-    assert not record_event(history, event("2", "refused", "b", minute=6))
-    assert read_history(history) == [event(minute=0), event("2", "refused", "b")]
-    # Another evaluation of the same version, and another model, are other events.
-    assert record_event(history, event(evaluation="d"))
-    assert record_event(history, event(model="other"))
-    assert len(read_history(history)) == 4
+def _at(values, path):
+    for key in path[:-1]:
+        values = values[key]
+    return values, path[-1]
 
 
-def test_every_return_to_production_is_an_event(tmp_path):
-    history = tmp_path / "history.jsonl"
-    events = [
-        event("1"), event("2", evaluation="b"), event("1", "rolled_back"), event("2", evaluation="b", minute=1),
-        event("1", "rolled_back", minute=2),
-    ]  # fmt: skip
-    assert all(record_event(history, e) for e in events)
-    assert not record_event(history, event("1", "rolled_back", minute=3))
-    assert read_history(history) == events
+@settings(max_examples=300, deadline=None)
+@given(path=st.sampled_from(JUDGED), bad=st.sampled_from(BAD))
+def test_no_field_that_is_missing_or_not_finite_is_ever_accepted(path, bad):
+    values = json.loads(report().model_dump_json())
+    holder, key = _at(values, path)
+    if bad is None or not isinstance(holder[key], float):
+        del holder[key]  # of a list: the whole entry
+    else:
+        holder[key] = bad
+    try:
+        changed = EvaluationReport.model_validate(values)
+    except ValidationError:
+        return  # a report like this cannot be read at all
+    assert judge(changed, GATE).decision != "ACCEPT"
 
 
-def test_a_foreign_line_is_named_and_nothing_is_written(tmp_path):
-    history = tmp_path / "history.jsonl"
-    record_event(history, event())
-    history.write_text(history.read_text() + '{"version": 2}\n')
-    before = history.read_text()
-    with pytest.raises(InvalidInputError, match=r"history\.jsonl line 2"):
-        record_event(history, event("2"))
-    assert history.read_text() == before
+def test_the_report_that_the_property_breaks_is_a_good_one():
+    assert judge(EvaluationReport.model_validate(json.loads(report().model_dump_json())), GATE).decision == "ACCEPT"
 
 
-WRITER = """
-import sys
-from datetime import UTC, datetime
-from pathlib import Path
-from slimtts.promotion import PromotionEvent, record_event
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        ({"weights_sha256": {"teacher": OTHER, "student": "b" * 64}}, "teacher's weights"),
+        ({"weights_sha256": {"teacher": "a" * 64, "student": OTHER}}, "student's weights"),
+        ({"weights_sha256": {}}, "teacher's weights of the evaluation: not named"),
+        ({"asr": "another"}, "recogniser of the evaluation: another; of the release: asr"),
+        ({"normalizer": "seed_tts_eval"}, "normaliser"),
+    ],
+)
+def test_numbers_of_other_models_are_stale(other, what):
+    verdict = judge(report(**other), GATE)
+    assert verdict.decision == "INCOMPLETE"
+    assert verdict.reasons[0].startswith("Stale numbers: ") and what in verdict.reasons[0]
 
-name, history = sys.argv[1], Path(sys.argv[2])
-print("ready", flush=True)
-sys.stdin.readline()
-for number in range(25):
-    record_event(history, PromotionEvent(
-        model_name=name, version=str(number), evaluation_sha256="a" * 64, decision="ACCEPT", action="promoted",
-        former_version=None, recorded_at=datetime.now(UTC)))
-"""
+
+def test_two_mos_predictors_cannot_be_compared():
+    student = system("student", lm_rtf=0.25).model_copy(update={"mos_predictor": "another"})
+    assert judge(report(student=student), GATE).decision == "INCOMPLETE"
 
 
-def test_two_promoters_at_once_lose_nothing(tmp_path):
-    history = tmp_path / "history.jsonl"
-    writers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WRITER, name, str(history)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for name in ("left", "right")
-    ]
-    for writer in writers:
-        assert writer.stdout.readline() == "ready\n"
-    for writer in writers:
-        writer.stdin.write("go\n")
-        writer.stdin.flush()
-    for writer in writers:
-        writer.communicate(timeout=60)
-        assert writer.returncode == 0
-    events = read_history(history)
-    for name in ("left", "right"):
-        assert [e.version for e in events if e.model_name == name] == [str(n) for n in range(25)]
-    assert not [p for p in tmp_path.iterdir() if p.name not in ("history.jsonl", "history.jsonl.lock")]
+def production(**changes):
+    return Production("7", basis_of(report()).model_copy(update=changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (
+            {"test_set_sha256": OTHER},
+            "The test set is 000000000000; version 7 in production was judged on ffffffffffff.",
+        ),
+        ({"asr": "former"}, "The recogniser is asr; version 7 in production was judged on former."),
+        ({"normalizer": "former"}, "The normaliser is basic"),
+        ({"teacher_sha256": OTHER}, "The teacher is aaaaaaaaaaaa"),
+        ({"teacher_wer": 0.115}, "the same teacher on the same sentences differs by 1.5 points of WER"),
+        ({"teacher_wer": math.nan}, "differs by nan points"),
+    ],
+)
+def test_another_basis_than_productions_is_incomplete_until_a_person_accepts_it(changes, reason):
+    verdict = judge(report(), GATE, production=production(**changes))
+    assert verdict.decision == "INCOMPLETE"
+    assert len(verdict.reasons) == 1 and reason in verdict.reasons[0]
+    accepted = judge(report(), GATE, production=production(**changes), accept_new_basis="harder sentences")
+    assert accepted.decision == "ACCEPT"
+    assert reason in accepted.reasons[-1], "what was accepted is told"
+    still_bad = judge(report(gap_high=9.0), GATE, production=production(**changes), accept_new_basis="harder")
+    assert still_bad.decision == "REGRESSION", "it opens no other door"
+
+
+def test_production_of_which_nothing_is_known_is_no_baseline():
+    verdict = judge(report(), GATE, production=Production("7", None))
+    assert verdict.decision == "INCOMPLETE"
+    assert "Nothing is recorded of what version 7" in verdict.reasons[0]
+
+
+def test_the_same_basis_is_compared_and_small_drift_is_allowed():
+    assert judge(report(), GATE, production=production(teacher_wer=0.109)).decision == "ACCEPT"
+    strict = GATE.model_copy(update={"max_wer_points_over_production": 0.5})
+    assert judge(report(), strict, production=production(student_wer=0.096)).decision == "ACCEPT"
+    verdict = judge(report(), strict, production=production(student_wer=0.09))
+    assert (verdict.decision, verdict.reasons) == (
+        "REGRESSION",
+        ["The student's WER is 1 points above that of version 7 in production; at most 0.5 is allowed."],
+    )
+    assert judge(report(), GATE, production=production(student_wer=0.0)).decision == "ACCEPT", "no limit, no comparison"
+    assert judge(report(), strict, production=production(student_wer=math.nan)).decision == "REGRESSION"

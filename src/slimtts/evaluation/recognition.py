@@ -56,7 +56,7 @@ class Recognizer:
             str(folder), device="cpu", compute_type="float32", cpu_threads=threads, local_files_only=True
         )
         tokenizer = Tokenizer(whisper.hf_tokenizer, whisper.model.is_multilingual, task="transcribe", language="en")
-        return cls(f"{name} beam {beam_size}", beam_size, whisper, tokenizer)
+        return cls(_with_beam(name, beam_size), beam_size, whisper, tokenizer)
 
     def transcribe(self, waveforms: Sequence[np.ndarray], sample_rate_hz: int) -> list[str]:
         """One text for each float32 [samples]; silence gives "". Longer audio is heard window after window.
@@ -103,6 +103,15 @@ def cut_into_windows(waveform: np.ndarray, window: int) -> list[np.ndarray]:
         pieces.append(waveform[:cut])
         waveform = waveform[cut:]
     return [*pieces, waveform]
+
+
+def recognizer_name(model: str, beam_size: int) -> str:
+    """What `Recognizer.load` calls it, without loading it."""
+    return _with_beam(_locate(model)[1], beam_size)
+
+
+def _with_beam(name: str, beam_size: int) -> str:
+    return f"{name} beam {beam_size}"
 
 
 def _locate(model: str) -> tuple[Path, str]:

@@ -48,7 +48,7 @@ train on.
 | data | {lineage.data_sha256} |
 | teacher | {lineage.teacher_sha256} |
 | student | {lineage.student_sha256} |
-| dvc.lock | {lineage.dvc_lock_sha256} |
+| DVC outputs | {lineage.dvc_revision} |
 | seed | {lineage.seed} |
 
 ## Use

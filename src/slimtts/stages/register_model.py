@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import shutil
+from pathlib import Path
 
-from slimtts.params import Params
+import yaml
+
+from slimtts.evaluation.recognition import recognizer_name
+from slimtts.params import Params, RecogniserParams
 from slimtts.promotion import judge
 from slimtts.results import (
     EvaluationReport,
@@ -24,7 +29,8 @@ from slimtts.stages.voices import speaking_tasks
 from slimtts.storage import atomic_path
 from slimtts.teachers.checkpoint import hash_weights
 from slimtts.teachers.model_folder import ORIGIN, VOICES
-from slimtts.workspace import Workspace
+from slimtts.teachers.nano import bundle_folder
+from slimtts.workspace import STAGES, Workspace
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +62,25 @@ def evaluated_voices(workspace: Workspace, utterances: int) -> Voices:
     return Voices(voices=voices)
 
 
+def dvc_outputs(lock: Path) -> dict[str, str]:
+    """Path -> hash of what the stages before the release put out, without their progress; empty without a dvc.lock."""
+    stages = yaml.safe_load(lock.read_text())["stages"] if lock.is_file() else {}
+    outputs = [out for stage in STAGES[:-1] for out in stages.get(stage, {}).get("outs", [])]
+    return {out["path"]: out["md5"] for out in outputs if not out["path"].startswith("progress/")}
+
+
+def dvc_revision(outputs: dict[str, str]) -> str:
+    """One hash of all outputs; "none" without any."""
+    text = json.dumps(outputs, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest() if outputs else "none"
+
+
+def name_of_recognizer(params: RecogniserParams) -> str:
+    """The name that evaluations by it carry, from its files alone."""
+    model = str(bundle_folder() / "asr") if params.model == "bundled" else params.model
+    return recognizer_name(model, params.beam_size)
+
+
 def register_model(params: Params, workspace: Workspace) -> Release:
     """Writes release.json, card.md and model/, with README.md and voices.json, below `workspace.release`.
 
@@ -65,13 +90,16 @@ def register_model(params: Params, workspace: Workspace) -> Release:
     plan = PrunePlan.read(workspace.pruned / "plan.json")
     data = SubsetReport.read(workspace.data / "report.json")
     origin = ModelOrigin.read(workspace.student / "student" / ORIGIN)
-    lock = workspace.root / "dvc.lock"
+    outputs = dvc_outputs(workspace.root / "dvc.lock")
     lineage = Lineage(
         git_sha=os.environ.get("SLIMTTS_GIT_SHA", "unknown"),
         data_sha256=data.data_sha256,
         teacher_sha256=plan.teacher_sha256,
         student_sha256=hash_weights(workspace.student / "student"),
-        dvc_lock_sha256=hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else "none",
+        dvc_revision=dvc_revision(outputs),
+        dvc_outputs=outputs,
+        asr=name_of_recognizer(params.recogniser),
+        normalizer=params.recogniser.normalizer,
         retained=plan.retained,
         seed=params.distill_student.seed,
         preset=params.distill_student.preset,
@@ -79,7 +107,7 @@ def register_model(params: Params, workspace: Workspace) -> Release:
     release = Release(
         model_name=params.register_model.model_name,
         lineage=lineage,
-        verdict=judge(report, params.register_model),
+        verdict=judge(report, params.register_model, lineage),
         metrics=headline_metrics(report),
     )
     with atomic_path(workspace.release) as out:

@@ -22,6 +22,8 @@ from slimtts.results import (
 from slimtts.stages.distill_student import save_model
 from slimtts.stages.model_card import front_matter
 from slimtts.stages.register_model import register_model
+from slimtts.stages.score_layers import open_recognizer
+from slimtts.teachers.checkpoint import hash_weights
 from slimtts.testing.tiny import tiny_utterances
 from slimtts.workspace import Workspace
 
@@ -65,6 +67,35 @@ def workspace(tmp_path, teacher, request):
 
     save_model(AutoModelForCausalLM.from_pretrained(teacher.folder), teacher, space.student / "student", range(4))
     return space
+
+
+def test_the_lineage_names_what_can_be_checked_again(workspace, request):
+    lock = {
+        "subset_data": {"outs": [{"path": "data", "md5": "1.dir"}, {"path": "progress/subset_data", "md5": "2.dir"}]},
+        "distill_student": {"outs": [{"path": "student", "md5": "3.dir"}]},
+        "register_model": {"outs": [{"path": "release", "md5": "of an earlier release"}]},
+    }
+    (workspace.root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": lock}))
+    params = load_params(request.config.rootpath / "params.yaml")
+    lineage = register_model(params, workspace).lineage
+    assert lineage.dvc_outputs == {"data": "1.dir", "student": "3.dir"}
+    assert (lineage.data_sha256, lineage.teacher_sha256) == ("d", "t")
+    assert lineage.student_sha256 == hash_weights(workspace.student / "student")
+    assert lineage.asr == open_recognizer(params.recogniser).name
+    lock["distill_student"]["outs"][0]["md5"] = "4.dir"
+    (workspace.root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": lock}))
+    assert register_model(params, workspace).lineage.dvc_revision != lineage.dvc_revision
+
+
+def test_a_release_judges_its_own_evaluation(workspace, request):
+    params = load_params(request.config.rootpath / "params.yaml")
+    gate = params.register_model.model_copy(update={"min_utterances": 1})
+    params = params.model_copy(update={"register_model": gate})
+    release = register_model(params, workspace)
+    assert release.verdict.decision == "INCOMPLETE"
+    stale = [reason.split(" of the evaluation")[0] for reason in release.verdict.reasons]
+    assert stale == [f"Stale numbers: {what}" for what in ("teacher's weights", "student's weights", "recogniser")]
+    assert release.lineage.dvc_revision == "none", "made without DVC"
 
 
 def test_a_release_is_complete(workspace, request):

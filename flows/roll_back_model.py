@@ -1,0 +1,63 @@
+"""Returns production to a version that was there before.
+
+slimtts rollback --reason "clicks in the audio of version 4"
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from prefect import flow
+from prefect.logging import get_run_logger
+
+from slimtts.errors import InvalidInputError, SlimttsError
+from slimtts.promotion_history import event_line
+from tasks.promotion import Promotions, Request
+from tasks.tracking import mlflow_client, tracking_uri
+from tasks.workspace import CHECKOUT, compose_params
+
+RUNS = CHECKOUT / "runs"
+
+
+@flow(name="roll-back-model")
+def roll_back_model(reason: str, to: str = "", model: str = "", runs_root: Path = RUNS) -> str:
+    """Moves @production to the version before the present one, or to `to`.
+
+    Args:
+        reason: kept in the history.
+        to: a version that was in production before; "" is the one that the present one replaced.
+        model: name in the registry, if it is not that of params.yaml.
+        runs_root: where runs live.
+
+    Returns:
+        The version that is in production afterwards.
+    """
+    name = model or compose_params("full", ()).register_model.model_name
+    promotions = Promotions(mlflow_client(tracking_uri(runs_root)), runs_root, name)
+    event = promotions.roll_back(to, Request.now(reason))
+    get_run_logger().info("%s", event_line(event))
+    return event.version
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code: 0 done, 2 something that only you can mend."""
+    parser = argparse.ArgumentParser(prog="python -m flows.roll_back_model", description=__doc__.splitlines()[0])
+    parser.add_argument("--reason", required=True, help="kept in the history")
+    parser.add_argument("--to", default="", metavar="VERSION", help="default: the one that the present one replaced")
+    parser.add_argument("--model", default="", help="name in the registry (default: as in params.yaml)")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="where runs live")
+    options = parser.parse_args(arguments)
+    try:
+        production = roll_back_model(options.reason, options.to, options.model, options.runs)
+    except SlimttsError as error:
+        print(f"slimtts: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InvalidInputError) else 1
+    print(f"in production: version {production}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
