@@ -9,6 +9,7 @@ STACK ?= runs/stack
 MLFLOW_PORT ?= 5050
 PREFECT_PORT ?= 4300
 PROFILE ?= demo
+GPUS ?= 1
 NAME ?= $(PROFILE)
 export PATH := $(BIN):$(PATH)
 export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
@@ -23,7 +24,7 @@ FIND_UV = uv=$$(command -v uv || true); \
 	index=$${UV_DEFAULT_INDEX:-$${UV_INDEX_URL:-$${PIP_INDEX_URL:-$$(python -m pip config get global.index-url 2>/dev/null || true)}}}; \
 	if [ -n "$$index" ]; then export UV_DEFAULT_INDEX="$$index"; fi
 
-.PHONY: help install demo test lint ui stack stack-stop stack-status lock clean
+.PHONY: help install demo test lint ui deploy stack stack-stop stack-status lock clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
@@ -48,7 +49,7 @@ demo: $(INSTALLED) ## the whole pipeline on the bundled teacher; PROFILE=full fo
 	python -m flows.compress_model --profile $(PROFILE) --name $(NAME)
 
 test: lint $(STACK_INSTALLED) ## what CI runs: lint, types, imports, and all tests but those that take minutes or a GPU
-	python -m pytest -m "not gpu and not pipeline"
+	python -m pytest -m "not gpu and not pipeline and not faults"
 
 lint: $(INSTALLED) ## style, types, and who may import whom
 	ruff check .
@@ -67,6 +68,16 @@ ui: $(INSTALLED) ## MLflow and Prefect on this machine's loopback, until Ctrl-C
 
 stack: $(STACK_INSTALLED) ## PostgreSQL, S3, MLflow, Prefect and a worker on loopback, until Ctrl-C; state in STACK=runs/stack
 	python -m infra.stack up --folder $(STACK)
+
+deploy: $(INSTALLED) ## pools, GPU limit (GPUS=1), automations and deployments on the server of PREFECT_API_URL
+	@: "$${PREFECT_API_URL:?set it to the address of your Prefect server, for make stack http://127.0.0.1:4300/api}"
+	for pool in cpu gpu; do \
+	  prefect work-pool inspect $$pool >/dev/null 2>&1 || prefect --no-prompt work-pool create $$pool --type process; \
+	done
+	prefect work-pool set-concurrency-limit gpu $(GPUS)
+	prefect gcl update gpu --limit $(GPUS) >/dev/null 2>&1 || prefect gcl create gpu --limit $(GPUS)
+	python -m tasks.recovery
+	prefect --no-prompt deploy --all --prefect-file infra/prefect.yaml
 
 stack-stop: $(INSTALLED) ## stops that stack
 	python -m infra.stack down --folder $(STACK)

@@ -83,7 +83,32 @@ def prefect_server():
         yield str(get_current_settings().api.url)
 
 
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """A real run on the bundled teacher, up to prune_layers; copy it before you change it."""
+    from .small_run import small_run
+
+    return small_run(tmp_path_factory.mktemp("small"))
+
+
 @pytest.fixture
 def subprocess_environment(prefect_server):
     path = os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "src")])
     return {**os.environ, "PREFECT_API_URL": prefect_server, "PYTHONPATH": path}
+
+
+@pytest.fixture
+def stack_client(stack, monkeypatch):
+    """This process as a client of the stack's Prefect, MLflow and S3; its environment, for other processes."""
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+    environment = stack.environment
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with temporary_settings(
+        {
+            PREFECT_API_URL: environment["PREFECT_API_URL"],
+            PREFECT_API_AUTH_STRING: environment["PREFECT_API_AUTH_STRING"],
+        }
+    ):
+        yield environment
