@@ -13,6 +13,7 @@ from prefect.logging import get_run_logger
 from slimtts.workspace import STAGES
 from tasks.artifacts import show_stage, showing_progress
 from tasks.devices import owned_devices
+from tasks.fan_out import fan_out
 from tasks.live_curves import catch_up, following_curves
 from tasks.stage_runner import StageError, run_stage
 from tasks.tracking import TrackedRun, log_stage, log_stage_or_wait
@@ -40,6 +41,7 @@ def _bring_up_to_date(stage: str, run: TrackedRun, timeout_s: float, owns_device
     logger = get_run_logger()
     devices = owned_devices(run.workspace.parent, stage, logger) if owns_device else nullcontext()
     with devices:
+        fan_out(stage, run.workspace, timeout_s, logger)
         ran = run_stage(stage, run.workspace, timeout_s, logger)
     log_stage_or_wait(run, stage, logger)
     show_stage(run, stage, logger)

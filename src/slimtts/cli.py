@@ -9,18 +9,23 @@ import json
 import logging
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 
 from slimtts import __version__
 from slimtts.errors import InvalidInputError, SlimttsError
 from slimtts.serving.limits import ServingLimits
+from slimtts.version_commands import MODULES as VERSION_COMMANDS
+from slimtts.version_commands import add_version_commands, become, version_command
 from slimtts.workspace import STAGES, Workspace
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+SHARED_STAGES = ("score_layers", "evaluate_student")  # have work for several processes
 # What published work heals large teachers with at half depth; the rates of params.yaml were measured on nano.
 LARGE_TEACHERS: dict[str, str | float | None] = {
     "distill_student.optimizer": "adamw",
@@ -51,6 +56,10 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--workspace", type=Path, default=Path(), help="folder of the run (default: here)")
         command.add_argument("--params", type=Path, help="default: params.yaml of the workspace")
         command.add_argument("--threads", type=int, help="processor threads (default: all)")
+        if stage in SHARED_STAGES:
+            command.add_argument(
+                "--help-out", action="store_true", help="work beside others that do; the stage itself uses what is done"
+            )
     compress = commands.add_parser("compress", help="all stages, for any teacher: a student with its proof")
     compress.add_argument("--teacher", required=True, help='a folder, a hub id "owner/name", or "bundled"')
     compress.add_argument("--family", help="default: what the teacher's files show")
@@ -62,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     compress.add_argument("--name", help="folder below runs/; a second start continues there (default: the teacher's)")
     compress.add_argument("--profile", default="demo", help="file in flows/profiles: demo or full")
+    compress.add_argument("--show", action="store_true", help="print the flow's command instead of running it")
     compress.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE")
     export = commands.add_parser("export", help="a student of CosyVoice 2 as a folder that CosyVoice opens")
     export.add_argument("--model", type=Path, required=True, help="folder of the student")
@@ -72,6 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     say.add_argument("--voice", help="as in the model's voices.json; slt, rms or awb for the bundled teacher")
     say.add_argument("--model", type=Path, help="folder of a teacher or student (default: the bundled teacher)")
     say.add_argument("--out", type=Path, default=Path("speech.wav"))
+    add_version_commands(commands)
     serve = commands.add_parser("serve", help="speech over HTTP, as OpenAI's /v1/audio/speech (docs/SERVING.md)")
     serve.add_argument("--model", default="bundled", help='"bundled", a folder, or models:/NAME@ALIAS of the registry')
     serve.add_argument("--host", default="127.0.0.1", help="another than this machine needs SLIMTTS_API_KEY")
@@ -84,8 +95,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run_stage(stage: str, workspace: Workspace, params_file: Path | None, threads: int | None) -> None:
-    """One stage, alone in its workspace, not outliving the process that asked for it."""
+def run_stage(
+    stage: str, workspace: Workspace, params_file: Path | None, threads: int | None, helps_out: bool = False
+) -> None:
+    """One stage, alone in its workspace, not outliving the process that asked for it.
+
+    One that helps out takes no lock: it fills the stage's progress folder, and writes no result.
+    """
     from slimtts.distill.ranks import lock_name
     from slimtts.params import load_params
     from slimtts.process_guard import die_with_parent, sole_writer
@@ -94,13 +110,13 @@ def run_stage(stage: str, workspace: Workspace, params_file: Path | None, thread
     logging.getLogger("slimtts").setLevel(logging.INFO)
     die_with_parent()
     params = load_params(params_file or workspace.params)
-    with sole_writer(workspace.root, lock_name(stage)):
+    with nullcontext() if helps_out else sole_writer(workspace.root, lock_name(stage)):
         if threads:
             import torch
 
             torch.set_num_threads(threads)
-        step = getattr(importlib.import_module(f"slimtts.stages.{stage}"), stage)
-        step(params, workspace)
+        step = importlib.import_module(f"slimtts.stages.{stage}")
+        getattr(step, "fill_progress" if helps_out else stage)(params, workspace)
 
 
 def say(text: str, voice: str | None, model: Path | None, out: Path) -> None:
@@ -183,18 +199,14 @@ def _as_yaml(value: str | float | None) -> str:
 def compress(options: argparse.Namespace, execute: Callable[[str, list[str]], object] = os.execv) -> None:
     """Becomes the flow, which lies beside the package in a checkout."""
     command = flow_command(options)
-    checkout = Path(__file__).resolve().parents[2]
-    if not (checkout / "flows" / "compress_model.py").is_file():
-        raise InvalidInputError(
-            "slimtts compress", f"no flows in {checkout}", "a checkout of the project", "clone it and `make install`"
-        )
     is_heard = any(setting.startswith("recogniser.model=") for setting in options.overrides)
     if "teacher.family=nano" not in command and not is_heard:
         hint = "name another with --set recogniser.model=small.en"
         print(f"slimtts: the bundled recogniser knows only the words of nano; {hint}", file=sys.stderr)
-    os.chdir(checkout)
-    sys.stderr.flush()
-    execute(sys.executable, command)
+    if options.show:
+        print(shlex.join(command))
+        return
+    become(command[2:], execute)
 
 
 def serve(options: argparse.Namespace) -> None:
@@ -250,8 +262,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             export(options.model, options.teacher, options.out)
         elif options.command == "serve":
             serve(options)
+        elif options.command in VERSION_COMMANDS:
+            become(version_command(options))
         else:
-            run_stage(options.command, Workspace(options.workspace), options.params, options.threads)
+            helps_out = getattr(options, "help_out", False)
+            run_stage(options.command, Workspace(options.workspace), options.params, options.threads, helps_out)
     except SlimttsError as error:
         print(f"slimtts: {error}", file=sys.stderr)
         return getattr(error, "exit_code", EXIT_BAD_INPUT)

@@ -68,6 +68,11 @@ class Workspace:
         return self.root / "evaluation"
 
     @property
+    def evaluation_progress(self) -> Path:
+        """evaluate_student: what finished systems said, kept between attempts."""
+        return self.root / "progress" / "evaluate_student"
+
+    @property
     def release(self) -> Path:
         """register_model: release.json, model/, card.md."""
         return self.root / "release"

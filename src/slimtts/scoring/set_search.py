@@ -11,9 +11,10 @@ Legend: L layers, P target positions, V spoken vocabulary, D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ from slimtts.decoding.teacher_forcing import ForcedBatch, hidden_states
 from slimtts.teachers.base import SpeechTokenLayout
 
 Layers = tuple[int, ...]
+# One set's shorter sets on one batch: layer that is cut -> KL, summed over the targets.
+Measurement = Callable[[], dict[int, float]]
 
 
 @contextmanager
@@ -72,26 +75,31 @@ def _inputs_of_layers(model: Any, retained: Layers, batch: ForcedBatch) -> list[
     return inputs
 
 
-def score_shorter_sets(
+def divergence_sums(
     model: Any,
     layout: SpeechTokenLayout,
-    batches: Sequence[ForcedBatch],
-    reference: Sequence[torch.Tensor],
+    batch: ForcedBatch,
+    expected: torch.Tensor,
     retained: Layers,
     cuts: Iterable[int],
-) -> list[ScoredSet]:
-    """`retained` without each one of the layers `cuts`; what lies below a cut layer is computed once for all."""
-    sums = dict.fromkeys(sorted(cuts), 0.0)
-    for batch, expected in zip(batches, reference, strict=True):
-        inputs = _inputs_of_layers(model, retained, batch)
-        for cut in sums:
-            place = retained.index(cut)
-            with with_layers(model, retained[place + 1 :]):
-                hidden = model.model(inputs_embeds=inputs[place], use_cache=False).last_hidden_state
-            got = _log_probabilities(hidden, model, layout, batch)
-            sums[cut] += float(F.kl_div(got, expected, log_target=True, reduction="sum"))
-    positions = sum(map(len, reference))
-    return [ScoredSet(tuple(i for i in retained if i != cut), total / positions) for cut, total in sums.items()]
+) -> dict[int, float]:
+    """For each layer of `cuts`: KL of the model with `retained` but that layer, summed over the targets of a batch.
+
+    What lies below a cut layer is computed once for all.
+    """
+    inputs, sums = _inputs_of_layers(model, retained, batch), {}
+    for cut in sorted(cuts):
+        place = retained.index(cut)
+        with with_layers(model, retained[place + 1 :]):
+            hidden = model.model(inputs_embeds=inputs[place], use_cache=False).last_hidden_state
+        got = _log_probabilities(hidden, model, layout, batch)
+        sums[cut] = float(F.kl_div(got, expected, log_target=True, reduction="sum"))
+    return sums
+
+
+def measured_here(jobs: Mapping[str, Measurement]) -> dict[str, dict[int, float]]:
+    """All jobs, one after the other."""
+    return {name: job() for name, job in jobs.items()}
 
 
 @torch.inference_mode()
@@ -100,23 +108,41 @@ def search_sets(
     layout: SpeechTokenLayout,
     batches: Sequence[ForcedBatch],
     beam_width: int,
-    finished: Sequence[Sequence[ScoredSet]] = (),
+    measured: Callable[[Mapping[str, Measurement]], Mapping[str, Mapping[int, float]]] = measured_here,
     after_level: Callable[[list[ScoredSet]], None] = lambda _: None,
 ) -> list[list[ScoredSet]]:
     """Levels 1, 2, .. L - 1: all sets with so many layers cut that were scored, best first.
 
-    Continues after the levels that are `finished`; `after_level` is told each new one.
+    A level's measurements, one a set and batch, are independent: `measured` may keep them or share them out.
+    `after_level` is told each level.
     """
-    reference = [target_log_probabilities(model, layout, batch) for batch in batches]
-    num_layers = len(model.model.layers)
-    levels = [list(level) for level in finished]
+    num_layers, positions = len(model.model.layers), sum(int(batch.is_target.sum()) for batch in batches)
+    expected = cache(lambda index: target_log_probabilities(model, layout, batches[index]))
+
+    def measure(index: int, retained: Layers, cuts: Sequence[int]) -> dict[int, float]:
+        return divergence_sums(model, layout, batches[index], expected(index), retained, cuts)
+
+    levels: list[list[ScoredSet]] = []
     while len(levels) < num_layers - 1:
-        parents = levels[-1][:beam_width] if levels else [ScoredSet(tuple(range(num_layers)), 0.0)]
-        scored: dict[Layers, ScoredSet] = {}
-        for parent in parents:
-            new = [c for c in parent.retained if tuple(i for i in parent.retained if i != c) not in scored]
-            for one in score_shorter_sets(model, layout, batches, reference, parent.retained, new):
-                scored[one.retained] = one
-        levels.append(sorted(scored.values(), key=lambda one: (one.divergence, one.retained)))
+        parents = [one.retained for one in levels[-1][:beam_width]] if levels else [tuple(range(num_layers))]
+        made_by: dict[Layers, tuple[int, int]] = {}  # set -> its first parent, and the layer that this one loses
+        for place, parent in enumerate(parents):
+            for cut in parent:
+                made_by.setdefault(tuple(i for i in parent if i != cut), (place, cut))
+        jobs: dict[str, Measurement] = {}
+        for place, parent in enumerate(parents):
+            cuts = [cut for of, cut in made_by.values() if of == place]
+            for index in range(len(batches) if cuts else 0):
+                jobs[_job(levels, place, index)] = partial(measure, index, parent, cuts)
+        found = measured(jobs)
+        level = []
+        for retained, (place, cut) in made_by.items():
+            total = sum(found[_job(levels, place, index)][cut] for index in range(len(batches)))
+            level.append(ScoredSet(retained, total / positions))
+        levels.append(sorted(level, key=lambda one: (one.divergence, one.retained)))
         after_level(levels[-1])
     return levels
+
+
+def _job(levels: Sequence[object], parent: int, batch: int) -> str:
+    return f"cut-{len(levels) + 1:02d}-set-{parent:02d}-batch-{batch:03d}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ import torch
 from slimtts.data.manifest import Utterance
 from slimtts.decoding.generation import generate
 from slimtts.params import DecodingParams
-from slimtts.storage import atomic_path
+from slimtts.shared_work import make_items
 from slimtts.teachers.base import Prompt, Teacher
 
 FULL_MODEL = -1
@@ -68,15 +69,16 @@ def leave_one_out(
     group_size: int,
     after_group: Callable[[int], object] = lambda _: None,
 ) -> list[Trial]:
-    """Trials of all utterances; groups already in `progress` are read instead of spoken again."""
-    trials: list[Trial] = []
-    for start in range(0, len(utterances), group_size):
-        group = slice(start, start + group_size)
-        kept = progress / f"group-{start:05d}.jsonl"
-        if not kept.exists():
-            made = speak_without_each_layer(teacher, utterances[group], prompts[group], decoding, transcribe)
-            with atomic_path(kept) as tmp:
-                tmp.write_text("".join(json.dumps(asdict(trial)) + "\n" for trial in made))
-        trials += [Trial(**json.loads(line)) for line in kept.read_text().splitlines()]
-        after_group(len(utterances[group]))
-    return trials
+    """Trials of all utterances; groups that are in `progress`, or that another process makes, are read from there."""
+    groups = {
+        f"group-{start:05d}.jsonl": slice(start, start + group_size) for start in range(0, len(utterances), group_size)
+    }
+
+    def speak(group: slice, out: Path) -> None:
+        made = speak_without_each_layer(teacher, utterances[group], prompts[group], decoding, transcribe)
+        out.write_text("".join(json.dumps(asdict(trial)) + "\n" for trial in made))
+
+    makers = {name: partial(speak, group) for name, group in groups.items()}
+    make_items(progress, makers, lambda name: after_group(len(utterances[groups[name]])))
+    lines = [line for name in groups for line in (progress / name).read_text().splitlines()]
+    return [Trial(**json.loads(line)) for line in lines]

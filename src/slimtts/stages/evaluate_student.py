@@ -6,8 +6,10 @@ import hashlib
 import json
 import logging
 import platform
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -22,19 +24,22 @@ from slimtts.evaluation.similarity import SpeakerSimilarity
 from slimtts.evaluation.speed import SpeedJob, measure_speed
 from slimtts.evaluation.systems import SpokenItem, SystemOutput, as_arrays, compare, summarize
 from slimtts.evaluation.table import evaluation_table
-from slimtts.evaluation.word_errors import corpus_wer, count_word_errors
+from slimtts.evaluation.word_errors import WordErrors, corpus_wer, count_word_errors
 from slimtts.params import Params
-from slimtts.results import EvaluationReport, PairedGap, SystemResult
+from slimtts.results import EvaluationReport, PairedGap, SubsetReport, SystemResult
+from slimtts.shared_work import make_items, progress_of
 from slimtts.stages.score_layers import open_recognizer
 from slimtts.stages.voices import SpeakingTask, speaking_tasks
 from slimtts.storage import atomic_path
 from slimtts.teachers.base import Teacher
+from slimtts.teachers.checkpoint import hash_weights
 from slimtts.teachers.loading import load_beside, load_teacher
 from slimtts.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
 WAVS_A_SYSTEM = 12
+CODE = ("evaluation", "decoding", "stages/evaluate_student.py")  # what other code has heard is heard again
 
 
 @dataclass(frozen=True)
@@ -115,56 +120,121 @@ def write_wavs(folder: Path, tasks: Sequence[SpeakingTask], waves: Sequence[torc
         soundfile.write(folder / f"{task.utterance.id}.wav", wave.numpy(), rate_hz, subtype="PCM_16")
 
 
+@dataclass(frozen=True)
+class Heard:
+    """What is kept of one system, beside audio/; not its speed, which is measured when nothing else runs."""
+
+    num_layers: int
+    parameters: int
+    weights_sha256: str
+    asr: str
+    mos_predictor: str
+    items: list[SpokenItem]
+
+    @classmethod
+    def read(cls, folder: Path) -> Heard:
+        """As `Hearing.hear_system` left it."""
+        kept = json.loads((folder / "heard.json").read_text())
+        items = [SpokenItem(**row | {"errors": WordErrors(**row["errors"])}) for row in kept.pop("items")]
+        return cls(**kept, items=items)
+
+
+class Hearing:
+    """The test split, and the judges, who are called when something is to be heard."""
+
+    def __init__(self, params: Params, teacher: Teacher, tasks: Sequence[SpeakingTask]) -> None:
+        self.params, self.teacher, self.tasks = params, teacher, tasks
+        self.rate_hz = teacher.codec.sample_rate_hz
+
+    @cached_property
+    def judges(self) -> Judges:
+        """Loaded once."""
+        similarity = SpeakerSimilarity()
+        prompts = as_arrays([self.teacher.audio(t.prompt.codes) for t in self.tasks])
+        voices = similarity.embed(prompts, self.rate_hz)
+        return Judges(open_recognizer(self.params.recogniser), similarity, MosPredictor(), voices)
+
+    def hear_originals(self, out: Path) -> None:
+        """transcripts.json and audio/ of the corpus' own codes."""
+        waves = [self.teacher.audio(t.utterance.codes) for t in self.tasks]
+        write_wavs(out / "audio", self.tasks, waves, self.rate_hz)
+        heard = self.judges.recognizer.transcribe(as_arrays(waves), self.rate_hz)
+        (out / "transcripts.json").write_text(json.dumps(heard))
+
+    def hear_system(self, folder: Path, out: Path) -> None:
+        """heard.json and audio/ of the checkpoint in `folder`."""
+        system = load_beside(self.teacher, folder)
+        ids = [system.prompt_ids(t.utterance.text, t.prompt) for t in self.tasks]
+        spoken = generate(system.model, system.layout, ids, self.params.decoding)
+        waves = [self.teacher.audio(s.codes) for s in spoken]
+        write_wavs(out / "audio", self.tasks, waves, self.rate_hz)
+        items = listen(self.tasks, spoken, waves, self.judges, self.params, self.rate_hz)
+        model, names = system.model, (self.judges.recognizer.name, self.judges.mos.name)
+        heard = Heard(model.config.num_hidden_layers, model.num_parameters(), system.weights_sha256, *names, items)
+        (out / "heard.json").write_text(json.dumps(asdict(heard)))
+
+
+def hear_all(params: Params, workspace: Workspace, hearing: Hearing) -> dict[str, Path]:
+    """The originals and every system, by name, each heard once; those that were heard before are only looked up."""
+    data = SubsetReport.read(workspace.data / "report.json").data_sha256
+    knobs = params.evaluate_student
+    marks = (params.teacher, params.decoding, params.recogniser, knobs.utterances, knobs.mos_utterances, data)
+    progress = progress_of(workspace.evaluation_progress, CODE, *marks)
+    makers, names = {"original": hearing.hear_originals}, {"original": "original"}
+    for name, folder in system_folders(workspace, hearing.teacher).items():
+        names[name] = f"{name}-{hash_weights(folder)[:16]}"
+        makers[names[name]] = partial(hearing.hear_system, folder)
+    with tqdm(total=len(makers), desc="listening to systems", unit="system") as bar:
+        make_items(progress, makers, lambda _: bar.update(1))
+    return {name: progress / kept for name, kept in names.items()}
+
+
+def open_hearing(params: Params, workspace: Workspace) -> Hearing:
+    """The teacher's codec and the test split."""
+    teacher = load_teacher(params.teacher, with_model=False)
+    return Hearing(params, teacher, speaking_tasks(workspace, "test", params.evaluate_student.utterances))
+
+
+def fill_progress(params: Params, workspace: Workspace) -> None:
+    """Listens beside other processes that do the same, and writes no result: the stage finds all of it done."""
+    hear_all(params, workspace, open_hearing(params, workspace))
+
+
 def evaluate_student(params: Params, workspace: Workspace) -> EvaluationReport:
     """Writes evaluation.json, table.md, utterances.jsonl and audio/ below `workspace.evaluation`."""
-    knobs, threads = params.evaluate_student, torch.get_num_threads()
-    teacher = load_teacher(params.teacher, with_model=False)
-    rate_hz = teacher.codec.sample_rate_hz
-    tasks = speaking_tasks(workspace, "test", knobs.utterances)
-    originals = [teacher.audio(t.utterance.codes) for t in tasks]
-    similarity = SpeakerSimilarity()
-    judges = Judges(
-        open_recognizer(params.recogniser),
-        similarity,
-        MosPredictor(),
-        similarity.embed(as_arrays([teacher.audio(t.prompt.codes) for t in tasks]), rate_hz),
-    )
-    heard = judges.recognizer.transcribe(as_arrays(originals), rate_hz)
-    reference_wer = corpus_wer(
-        [
-            count_word_errors(t.utterance.text, h, params.recogniser.normalizer)
-            for t, h in zip(tasks, heard, strict=True)
-        ]
-    )
+    knobs, threads, normalizer = params.evaluate_student, torch.get_num_threads(), params.recogniser.normalizer
+    hearing = open_hearing(params, workspace)
+    tasks, teacher = hearing.tasks, hearing.teacher
+    folders = hear_all(params, workspace, hearing)
+    transcripts = json.loads((folders["original"] / "transcripts.json").read_text())
+    said = [(task.utterance.text, transcript) for task, transcript in zip(tasks, transcripts, strict=True)]
+    reference_wer = corpus_wer([count_word_errors(text, transcript, normalizer) for text, transcript in said])
+    timed = tasks[: knobs.speed_utterances]
+    texts, prompts = [t.utterance.text for t in timed], [t.prompt for t in timed]
+    heard: dict[str, Heard] = {}
     outputs: dict[str, SystemOutput] = {}
+    for name, folder in system_folders(workspace, teacher).items():
+        heard[name] = own = Heard.read(folders[name])
+        speed = measure_speed(SpeedJob(params.teacher, folder, texts, prompts, params.decoding, threads))
+        outputs[name] = SystemOutput(name, own.num_layers, own.parameters, own.items, speed)
+    listener = heard["teacher"]
+    report = EvaluationReport(
+        asr=listener.asr,
+        normalizer=normalizer,
+        test_set_sha256=hash_tasks(tasks),
+        utterances=len(tasks),
+        reference_wer=reference_wer,
+        systems={
+            name: summarize(o, listener.mos_predictor, knobs.bootstrap_samples, knobs.seed)
+            for name, o in outputs.items()
+        },
+        gaps=all_gaps(outputs, knobs.bootstrap_samples, knobs.seed),
+        machine=describe_machine(threads),
+        weights_sha256={name: own.weights_sha256 for name, own in heard.items()},
+    )
     with atomic_path(workspace.evaluation) as out:
-        out.mkdir()
-        write_wavs(out / "audio" / "original", tasks, originals, rate_hz)
-        folders = system_folders(workspace, teacher)
-        for name, folder in tqdm(folders.items(), desc="evaluating", unit="system"):
-            system = load_beside(teacher, folder)
-            model = system.model
-            ids = [system.prompt_ids(t.utterance.text, t.prompt) for t in tasks]
-            spoken = generate(model, system.layout, ids, params.decoding)
-            waves = [teacher.audio(s.codes) for s in spoken]
-            items = listen(tasks, spoken, waves, judges, params, rate_hz)
-            write_wavs(out / "audio" / name, tasks, waves, rate_hz)
-            timed = tasks[: knobs.speed_utterances]
-            texts, prompts = [t.utterance.text for t in timed], [t.prompt for t in timed]
-            speed = measure_speed(SpeedJob(params.teacher, folder, texts, prompts, params.decoding, threads))
-            outputs[name] = SystemOutput(name, model.config.num_hidden_layers, model.num_parameters(), items, speed)
-        report = EvaluationReport(
-            asr=judges.recognizer.name,
-            normalizer=params.recogniser.normalizer,
-            test_set_sha256=hash_tasks(tasks),
-            utterances=len(tasks),
-            reference_wer=reference_wer,
-            systems={
-                name: summarize(o, judges.mos.name, knobs.bootstrap_samples, knobs.seed) for name, o in outputs.items()
-            },
-            gaps=all_gaps(outputs, knobs.bootstrap_samples, knobs.seed),
-            machine=describe_machine(threads),
-        )
+        for name, folder in folders.items():
+            shutil.copytree(folder / "audio", out / "audio" / name)
         report.write(out / "evaluation.json")
         (out / "table.md").write_text(evaluation_table(report))
         rows = [{"system": name} | asdict(item) for name, o in outputs.items() for item in o.items]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,8 +20,9 @@ from slimtts.params import Params, RecogniserParams
 from slimtts.results import Interval, LayerScore, LayerScores, SubsetReport
 from slimtts.scoring.block_influence import block_influence
 from slimtts.scoring.plot import plot_scores
-from slimtts.scoring.set_search import ScoredSet, search_sets
+from slimtts.scoring.set_search import Measurement, ScoredSet, search_sets
 from slimtts.scoring.wli import FULL_MODEL, Trial, leave_one_out
+from slimtts.shared_work import make_items, progress_of
 from slimtts.stages.voices import SpeakingTask, speaking_tasks
 from slimtts.storage import atomic_path
 from slimtts.teachers.base import Teacher
@@ -35,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 TOKENS_PER_BATCH = 4096
 UTTERANCES_A_GROUP = 8
+CODE = ("scoring", "decoding", "stages/score_layers.py")  # measurements by other code are not gone on with
 
 
 def open_recognizer(params: RecogniserParams) -> Recognizer:
@@ -53,18 +53,6 @@ def forced_batches(teacher: Teacher, tasks: Sequence[SpeakingTask]) -> list[Forc
     sequences = [forced_sequence(teacher, task.utterance, task.prompt) for task in tasks]
     groups = token_budget_batches([len(s.ids) for s in sequences], TOKENS_PER_BATCH)
     return [collate([sequences[i] for i in group], teacher.layout.pad_id) for group in groups]
-
-
-def progress_folder(params: Params, data_sha256: str, teacher: Teacher, workspace: Workspace) -> Path:
-    """Progress of exactly this measurement; that of other parameters is removed."""
-    parts = (params.score_layers, params.decoding, params.recogniser, data_sha256, teacher.weights_sha256)
-    mark = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-    for other in workspace.scoring_progress.glob("*"):
-        if other.name != mark:
-            shutil.rmtree(other)
-    folder = workspace.scoring_progress / mark
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def wer_scores(trials: Sequence[Trial], params: Params, num_layers: int) -> tuple[Interval, list[LayerScore]]:
@@ -97,29 +85,48 @@ def wer_scores(trials: Sequence[Trial], params: Params, num_layers: int) -> tupl
 def scored_sets(
     teacher: Teacher, batches: Sequence[ForcedBatch], beam_width: int, progress: Path
 ) -> list[list[ScoredSet]]:
-    """The sets of every size that the search looked at; finished sizes are read from `progress`."""
-    kept = progress / "levels.json"
-    rows = json.loads(kept.read_text()) if kept.exists() else []
-    finished = [[ScoredSet(tuple(one["retained"]), one["divergence"]) for one in level] for level in rows]
-    total = teacher.num_layers - 1
-    with tqdm(total=total, initial=len(finished), desc="searching sets of layers", unit="cut") as bar:
+    """The sets of every size that the search looked at; what was measured is kept in `progress`."""
 
-        def after_level(level: list[ScoredSet]) -> None:
-            rows.append([asdict(one) for one in level])
-            with atomic_path(kept) as tmp:
-                tmp.write_text(json.dumps(rows))
-            bar.update(1)
+    def measured(jobs: Mapping[str, Measurement]) -> dict[str, dict[int, float]]:
+        make_items(progress, {name: partial(_write_sums, job) for name, job in jobs.items()})
+        kept = {name: json.loads((progress / name).read_text()) for name in jobs}
+        return {name: {int(cut): total for cut, total in sums.items()} for name, sums in kept.items()}
 
-        return search_sets(teacher.model, teacher.layout, batches, beam_width, finished, after_level)
+    with tqdm(total=teacher.num_layers - 1, desc="searching sets of layers", unit="cut") as bar:
+        return search_sets(teacher.model, teacher.layout, batches, beam_width, measured, lambda _: bar.update(1))
+
+
+def _write_sums(job: Measurement, out: Path) -> None:
+    out.write_text(json.dumps(job()))
+
+
+def fill_progress(params: Params, workspace: Workspace) -> None:
+    """Measures beside other processes that do the same, and writes no result: the stage finds all of it done."""
+    if params.score_layers.method != "block_influence":  # which is a single pass over the teacher
+        measure_layers(params, workspace)
 
 
 def score_layers(params: Params, workspace: Workspace) -> LayerScores:
     """Writes scores.json and scores.png below `workspace.scores`."""
+    scores = measure_layers(params, workspace)
+    with atomic_path(workspace.scores) as out:
+        out.mkdir()
+        scores.write(out / "scores.json")
+        plot_scores(scores, out / "scores.png")
+    logger.info(
+        "%s: layers from least to most important: %s; best sets %s", scores.method, scores.drop_order, scores.best_sets
+    )
+    return scores
+
+
+def measure_layers(params: Params, workspace: Workspace) -> LayerScores:
+    """The scores; finished parts of the measurement are kept in `workspace.scoring_progress`."""
     knobs = params.score_layers
     teacher = load_teacher(params.teacher)
     data = SubsetReport.read(workspace.data / "report.json")
     tasks = speaking_tasks(workspace, "selection", knobs.utterances)
-    progress = progress_folder(params, data.data_sha256, teacher, workspace)
+    marks = (knobs, params.decoding, params.recogniser, data.data_sha256, teacher.weights_sha256)
+    progress = progress_of(workspace.scoring_progress, CODE, *marks)
     reference, best_sets = None, {}
     if knobs.method == "wli":
         transcribe = transcriber(teacher, open_recognizer(params.recogniser))
@@ -144,7 +151,7 @@ def score_layers(params: Params, workspace: Workspace) -> LayerScores:
         layers = [LayerScore(layer=i, importance=alone[i]) for i in range(teacher.num_layers)]
         best_sets = {len(level[0].retained): list(level[0].retained) for level in levels}
     drop_order = [s.layer for s in sorted(layers, key=lambda s: (s.importance, s.layer))]
-    scores = LayerScores(
+    return LayerScores(
         method=knobs.method,
         num_layers=teacher.num_layers,
         utterances=len(tasks),
@@ -155,9 +162,3 @@ def score_layers(params: Params, workspace: Workspace) -> LayerScores:
         data_sha256=data.data_sha256,
         teacher_sha256=teacher.weights_sha256,
     )
-    with atomic_path(workspace.scores) as out:
-        out.mkdir()
-        scores.write(out / "scores.json")
-        plot_scores(scores, out / "scores.png")
-    logger.info("%s: layers from least to most important: %s; best sets %s", knobs.method, drop_order, best_sets)
-    return scores

@@ -63,8 +63,8 @@ def test_block_influence_ignores_batching_and_padding(planted):
     )
 
 
-def search(teacher, beam_width, finished=()):
-    return search_sets(teacher.model, teacher.layout, batches(teacher), beam_width, finished)
+def search(teacher, beam_width, **how):
+    return search_sets(teacher.model, teacher.layout, batches(teacher, (4, 2)), beam_width, **how)
 
 
 def test_the_search_drops_the_identity_first_and_the_vital_layer_last(planted):
@@ -100,12 +100,20 @@ def test_a_narrow_beam_follows_its_best_sets_only(teacher):
         assert all(set(one.retained) < set(level[0].retained) for one in following)
 
 
-def test_the_search_continues_after_finished_levels(planted):
-    whole = search(planted, beam_width=2)
-    told = []
-    rest = search_sets(planted.model, planted.layout, batches(planted), 2, whole[:1], told.append)
-    assert [[one.retained for one in level] for level in rest] == [[one.retained for one in level] for level in whole]
-    assert len(told) == 2
+def test_the_search_takes_measurements_that_others_made(planted):
+    kept, told = {}, []
+
+    def keep(jobs):
+        kept.update({name: job() for name, job in jobs.items()})
+        return kept
+
+    def look_up(jobs):
+        assert all(len(name) == len("cut-01-set-00-batch-000") for name in jobs)
+        return {name: kept[name] for name in reversed(jobs)}
+
+    whole = search(planted, beam_width=2, measured=keep)
+    assert search(planted, beam_width=2, measured=look_up, after_level=told.append) == whole == told
+    assert search(planted, beam_width=2) == whole
 
 
 def test_batching_and_padding_change_no_set(planted):
