@@ -19,6 +19,8 @@ from tasks.checkouts import CHECKOUT, COPY, run_checkout
 from tasks.locks import exclusive_lock
 
 PROFILES = Path("flows", "profiles")
+CACHE = ".dvc-cache"  # below the runs
+SHARED_CACHE = f"../../{CACHE}"  # as seen from a workspace's .dvc
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # Compiled files appear while a stage runs and would make it look changed; a copy of the code has a dvc.yaml too.
 DVC_IGNORE = f"__pycache__/\n*.pyc\n/{COPY}/\n"
@@ -68,12 +70,17 @@ def prepare_workspace(
     workspace.mkdir(parents=True, exist_ok=True)
     _write_if_changed(workspace / "dvc.yaml", (checkout / "dvc.yaml").read_text())
     _write_if_changed(workspace / "params.yaml", yaml.safe_dump(params.model_dump(), sort_keys=False))
-    _link(workspace / "src", checkout / "src")
+    connect_workspace(workspace, params, checkout / "src")
+    return workspace
+
+
+def connect_workspace(workspace: Path, params: Params, code: Path, cache: str = SHARED_CACHE) -> None:
+    """Links the code, and connects DVC with cache and remote."""
+    _link(workspace / "src", code)
     if not (workspace / ".dvc").is_dir():
         _dvc_init(workspace)
     _write_if_changed(workspace / ".dvcignore", DVC_IGNORE)
-    _write_if_changed(workspace / ".dvc" / "config", dvc_config(params))
-    return workspace
+    _write_if_changed(workspace / ".dvc" / "config", dvc_config(params, cache))
 
 
 def compose_params(profile: str, overrides: Sequence[str], checkout: Path = CHECKOUT) -> Params:
@@ -98,12 +105,12 @@ def profile_names(checkout: Path = CHECKOUT) -> list[str]:
     return sorted(path.stem for path in (checkout / PROFILES).glob("*.yaml"))
 
 
-def dvc_config(params: Params) -> str:
+def dvc_config(params: Params, cache: str = SHARED_CACHE) -> str:
     """DVC's settings of one workspace. Keys of a remote never come here: DVC reads AWS_* from the environment."""
     lines = ["[core]", "no_scm = True", "analytics = False", "check_update = False"]
     if params.storage.dvc_remote:
         lines += ["remote = storage"]
-    lines += ["[cache]", "dir = ../../.dvc-cache", 'type = "hardlink,copy"']
+    lines += ["[cache]", f"dir = {cache}", 'type = "hardlink,copy"']
     if params.storage.dvc_remote:
         lines += ["['remote \"storage\"']", f"url = {params.storage.dvc_remote}"]
         if params.storage.s3_endpoint:
