@@ -165,7 +165,8 @@ class Promotions:
         other = Production(present, recorded_basis(seen.events, present)) if present not in (None, version) else None
         verdict = judge(evidence.evaluation, gate, evidence.release.lineage, other, request.accept_new_basis)
         accepted = verdict.decision == "ACCEPT"
-        must_ask = accepted and gate.approval == "required" and present != version and not request.approver
+        wanted = gate.approval == "required" or open_proposal(seen.events, version) is not None
+        must_ask = accepted and wanted and present != version and not request.approver
         now = datetime.now(UTC)
         words = [request.reason, f"new basis: {request.accept_new_basis}" if request.accept_new_basis else ""]
         return PromotionEvent(

@@ -149,6 +149,7 @@ def test_a_proposal_moves_nothing_until_a_person_agrees(released):
     register_release(second, promote=True)
     assert events(first) == ["promoted", "proposed"]
     assert production(first) == "1"
+    assert decide(first, "2", Request("bob"), approval="none").action == "proposed", "an open question stays open"
     agreed = Request("nightly", "fine", approver="ann")
     event = decide(first, "2", agreed, approval="required")
     assert (event.action, event.actor, event.reason) == ("promoted", "ann", "fine")
