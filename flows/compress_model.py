@@ -57,7 +57,7 @@ def register_version(run: TrackedRun) -> str:
     return version
 
 
-@task(cache_policy=NO_CACHE, retries=3, retry_delay_seconds=10)
+@task(cache_policy=NO_CACHE, retries=3, retry_delay_seconds=[10, 30, 60])
 def push_outputs(run: TrackedRun) -> None:
     """Copies all outputs to the S3 remote, when there is one."""
     storage = load_params(run.workspace / "params.yaml").storage

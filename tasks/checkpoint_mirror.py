@@ -8,19 +8,27 @@ The manifest is replaced by one request after all that it names has arrived: a r
 
 from __future__ import annotations
 
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from slimtts.errors import InvalidInputError
+from slimtts.errors import InvalidInputError, SlimttsError
+from slimtts.params import StorageParams
 from slimtts.workspace import Workspace
+from tasks.bucket import ensure_bucket, s3_client
 from tasks.transfer import abort_uploads, download_file, object_at, s3_errors, upload_by_content
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
 
+EVERY_S = 60.0
+Logger = logging.Logger | logging.LoggerAdapter[Any]
 DONE, CURVES = "DONE", "curves.jsonl"  # as slimtts.checkpoints and the trainer name them
 
 
@@ -48,6 +56,49 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     trainings: dict[RelativePath, MirroredTraining] = {}
+
+
+@contextmanager
+def mirrored_checkpoints(
+    workspace: Workspace, storage: StorageParams, logger: Logger, every_s: float = EVERY_S
+) -> Iterator[None]:
+    """While the block trains, its checkpoints go to the DVC remote every so often; without a remote, nothing happens.
+
+    A workspace that has not trained yet begins with what the mirror holds for its name. After a good end the mirror is
+    removed. An S3 that is away delays the copies and never the training.
+    """
+    if not storage.dvc_remote:
+        yield
+        return
+    url, client = f"{storage.dvc_remote}/checkpoints/{workspace.root.name}", s3_client(storage.s3_endpoint)
+    stop = threading.Event()
+
+    def copy() -> None:
+        while not stop.wait(every_s):
+            try:
+                mirror_checkpoints(client, workspace, url)
+            except SlimttsError as error:  # the training goes on; the next round tries again
+                logger.warning("the copy of the checkpoints is late: %s", error)
+
+    try:
+        ensure_bucket(client, storage.dvc_remote, logger)
+        if not workspace.student.exists() and not newest_checkpoints(workspace.checkpoints):
+            fetched = fetch_checkpoints(client, workspace, url)
+            if fetched:
+                logger.info("goes on from checkpoints of another machine, %.1f MB from %s", fetched / 1e6, url)
+    except SlimttsError as error:
+        logger.warning("starts without a look at the copy of its checkpoints: %s", error)
+    copying = threading.Thread(target=copy, daemon=True)
+    copying.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        copying.join()
+    try:
+        remove_mirror(client, url)
+    except SlimttsError as error:
+        logger.warning("the copy of the checkpoints stays: %s", error)
 
 
 def mirror_checkpoints(client: BaseClient, workspace: Workspace, url: str) -> int:
@@ -106,6 +157,18 @@ def fetch_checkpoints(client: BaseClient, workspace: Workspace, url: str) -> int
                 source = f"{url}/objects/{mirrored.files[path]}"
                 fetched += download_file(client, source, training / path).moved_bytes
     return fetched
+
+
+def remove_mirror(client: BaseClient, url: str) -> None:
+    """Deletes the mirror at `url`; the manifest first, so that nobody reads of what is gone.
+
+    Raises:
+        SlimttsError: the server refuses or stays away.
+    """
+    with s3_errors(url):
+        client.delete_object(**object_at(f"{url}/manifest.json"))
+        _remove_others(client, url, Manifest())
+        abort_uploads(client, f"{url}/objects/")
 
 
 def newest_checkpoints(folder: Path) -> list[Path]:

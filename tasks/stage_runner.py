@@ -26,6 +26,8 @@ DVC_FAILURE = re.compile(r"^ERROR: failed to reproduce .*exited with (-?\d+)")
 
 # glibc would give every activation back to the kernel: training on a CPU is several times slower without these.
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "20000000000"}
+# DVC's requests to S3 are tried again for about a minute, as ours are.
+S3_RETRIES = {"AWS_RETRY_MODE": "standard", "AWS_MAX_ATTEMPTS": "10"}
 
 
 class StageError(SlimttsError):
@@ -113,7 +115,7 @@ def stage_environment(workspace: Path | None = None) -> dict[str, str]:
     if workspace:
         code = [str(workspace.resolve() / "src"), os.environ.get("PYTHONPATH", "")]
         ours["PYTHONPATH"] = os.pathsep.join(filter(None, code))
-    return {**ALLOCATOR, **os.environ, **ours}
+    return {**ALLOCATOR, **S3_RETRIES, **os.environ, **ours}
 
 
 def _last(lines: Sequence[str], otherwise: str) -> str:

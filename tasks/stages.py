@@ -10,8 +10,10 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
 from prefect.logging import get_run_logger
 
-from slimtts.workspace import STAGES
+from slimtts.params import load_params
+from slimtts.workspace import STAGES, Workspace
 from tasks.artifacts import show_stage, showing_progress
+from tasks.checkpoint_mirror import mirrored_checkpoints
 from tasks.devices import owned_devices
 from tasks.fan_out import fan_out
 from tasks.live_curves import catch_up, following_curves
@@ -68,9 +70,10 @@ def prune_layers(run: TrackedRun) -> bool:
 
 @task(cache_policy=NO_CACHE, retries=3, retry_delay_seconds=5, retry_condition_fn=worth_retrying)
 def distill_student(run: TrackedRun) -> bool:
-    """Heals the student, with its curves in MLflow while it trains."""
-    logger = get_run_logger()
-    with following_curves(run, logger), showing_progress(run, logger):
+    """Heals the student; meanwhile its curves go to MLflow, its checkpoints to the S3 remote, where there is one."""
+    logger, workspace = get_run_logger(), Workspace(run.workspace)
+    copies = mirrored_checkpoints(workspace, load_params(workspace.params).storage, logger)
+    with copies, following_curves(run, logger), showing_progress(run, logger):
         return _bring_up_to_date("distill_student", run, timeout_s=168 * HOUR_S, owns_device=True)
 
 
