@@ -22,8 +22,9 @@ PROFILES = Path("flows", "profiles")
 CACHE = ".dvc-cache"  # below the runs
 SHARED_CACHE = f"../../{CACHE}"  # as seen from a workspace's .dvc
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-# Compiled files appear while a stage runs and would make it look changed; a copy of the code has a dvc.yaml too.
-DVC_IGNORE = f"__pycache__/\n*.pyc\n/{COPY}/\n"
+# Compiled files appear while a stage runs and would make it look changed; a copy of the code, also one that was cut
+# off by a kill, has a dvc.yaml too.
+DVC_IGNORE = f"__pycache__/\n*.pyc\n/{COPY}/\n/.{COPY}.*/\n"
 
 
 @contextmanager

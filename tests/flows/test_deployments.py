@@ -45,7 +45,9 @@ def test_every_deployment_arrives_with_its_pool_and_finds_the_code(configured, d
     assert configured.keys() <= deployed.keys()
     for name, wanted in configured.items():
         assert deployed[name].work_pool_name == wanted["work_pool"]["name"]
-        assert deployed[name].job_variables == {"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}}
+        assert deployed[name].job_variables == {
+            "env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30", "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json"}
+        }
         [step] = deployed[name].pull_steps
         assert step == {"prefect.deployments.steps.set_working_directory": {"directory": str(CHECKOUT)}}
         assert deployed[name].entrypoint == wanted["entrypoint"]

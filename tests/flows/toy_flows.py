@@ -15,11 +15,19 @@ flow_engine.MINIMUM_HEARTBEAT_INTERVAL = 2  # the setting allows 30 at least
 flow_engine.BaseFlowRunEngine.heartbeat_seconds = 2
 
 
+@flow(name="toy-stage")
+def one_stage(stage: str, workspace: Path):
+    run_stage(stage, workspace, 300, get_run_logger())
+
+
 @flow(name="toy", flow_run_name=filled_name)
-def toy_flow(name: str, runs_root: Path, checkout: Path, revision: str = ""):
-    with claimed_workspace(fill_name(name), "demo", [], runs_root, checkout, revision) as workspace:
+def toy_flow(name: str, runs_root: Path, checkout: Path):
+    """Flows within a flow, as in a sweep: one that has ended and one under way when the process dies."""
+    with claimed_workspace(fill_name(name), "demo", [], runs_root, checkout) as workspace:
         for stage in ("subset_data", "score_layers"):
-            run_stage(stage, workspace, 300, get_run_logger())
+            state = one_stage(stage, workspace, return_state=True)
+            if not state.is_completed():
+                raise RuntimeError(f"{stage}: {state}")
 
 
 @flow(name="doomed")
