@@ -6,7 +6,7 @@ A stack of its own (PostgreSQL, S3, MLflow, Prefect) on free ports; the bundled 
 turn: SIGKILL to the flow, DVC, the stage or a server, or PostgreSQL or S3 stopped for a minute. A flow that ended is
 started again with the same command, as a person or a schedule would. A round is over when the flow ends well; then its
 results must equal those of the undisturbed run, with one registered version, one promotion, and no process left. Ends
-with a table, exit code 1 if anything was lost.
+with a table, exit code 1 if anything was lost. In a folder of a former soak the undisturbed run is taken from there.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import psutil
 
-from infra.stack.layout import DVC_BUCKET, Layout, free_ports
+from infra.stack.layout import DVC_BUCKET, Layout, Ports, free_ports
 from infra.stack.session import Stack, running_stack
 from slimtts.errors import SlimttsError
 
@@ -38,6 +38,7 @@ SERVERS = ("postgres", "s3", "mlflow", "prefect")
 OUTAGES = {"postgres away": "postgres", "s3 away": "s3"}
 OUTAGE_S = 60.0
 OUTAGE_WEIGHT = 0.25  # of a kill: each takes a minute
+MOST_PAUSE_S = 60.0  # between two faults
 KINDS = ("flow", "dvc", "stage", *SERVERS, *OUTAGES)
 STEPS, CHECKPOINT_EVERY = 12, 3
 ATTEMPTS = 40  # starts of one round's flow before it counts as lost
@@ -271,8 +272,7 @@ def closing_round(round_: Round) -> Iterator[None]:
 
 
 def disturb(
-    round_: Round, stack: Stack, kills: int, kinds: Sequence[str], rng: random.Random, pause_s: float,
-    struck: Counter[str],
+    round_: Round, stack: Stack, kills: int, kinds: Sequence[str], rng: random.Random, struck: Counter[str],
 ) -> None:  # fmt: skip
     """Strikes at random moments until the round is over or there were enough `kills`; counts them in `struck`."""
     while sum(struck.values()) < kills:
@@ -280,13 +280,20 @@ def disturb(
             if round_.flow is not None and round_.ended() == 0:
                 return
             restart(round_, stack)
-        moment = time.monotonic() + rng.uniform(0, pause_s)
+        moment = time.monotonic() + rng.uniform(0, MOST_PAUSE_S)
         while time.monotonic() < moment and round_.ended() is None:
             time.sleep(0.05)
         if round_.ended() is None and (what := strike(round_, stack, kinds, rng)):
             struck[what] += 1
             told = f"round {round_.number}, start {round_.starts}: fault {sum(struck.values())}, {what}"
             print(told, flush=True)
+
+
+def same_ports(path: Path) -> Ports:
+    """The ports of the first soak in this folder: runs know their servers by address."""
+    if not path.exists():
+        path.write_text(json.dumps(asdict(free_ports())))
+    return Ports(**json.loads(path.read_text()))
 
 
 def soak(stack: Stack, folder: Path, kills: int, kinds: Sequence[str], rng: random.Random) -> int:
@@ -297,17 +304,16 @@ def soak(stack: Stack, folder: Path, kills: int, kinds: Sequence[str], rng: rand
     with closing_round(calm):
         calm.start()
         finish(calm, stack)
-    duration_s = time.monotonic() - calm.started_at
+    print(f"undisturbed: {time.monotonic() - calm.started_at:.0f} s", flush=True)
     faults = [f"undisturbed: {fault}" for fault in faults_of(calm, None)]
     expected = results_of(calm.workspace)
-    print(f"undisturbed: {duration_s:.0f} s", flush=True)
     struck: Counter[str] = Counter()
-    rounds = 0
+    before = rounds = len(list(folder.glob("round-*"))) - 1
     while sum(struck.values()) < kills:
         rounds += 1
         round_ = Round(rounds, folder / f"round-{rounds}", environment)
         with closing_round(round_):
-            disturb(round_, stack, kills, kinds, rng, duration_s / 2, struck)
+            disturb(round_, stack, kills, kinds, rng, struck)
             finish(round_, stack)
         found = faults_of(round_, expected)
         faults += [f"round {rounds}: {fault}" for fault in found]
@@ -315,9 +321,9 @@ def soak(stack: Stack, folder: Path, kills: int, kinds: Sequence[str], rng: rand
     print("\n| killed | times |\n|---|---|")
     for what, times in sorted(struck.items()):
         print(f"| {what} | {times} |")
-    print(f"\n{sum(struck.values())} kills in {rounds} rounds, seed as given: {len(faults)} faults")
+    print(f"\n{sum(struck.values())} faults in {rounds - before} rounds: {len(faults)} things lost or doubled")
     for fault in faults:
-        print(f"FAULT {fault}")
+        print(f"LOST {fault}")
     return len(faults)
 
 
@@ -326,16 +332,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m infra.soak", description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--folder", type=Path, default=CHECKOUT / "runs" / "soak", help="must be new")
+    parser.add_argument("--folder", type=Path, default=CHECKOUT / "runs" / "soak", help="goes on where one was")
     parser.add_argument(
         "--kinds", nargs="+", default=["flow", "dvc", "stage", *SERVERS, *OUTAGES], help="what may be killed"
     )
     options = parser.parse_args()
     folder: Path = options.folder.resolve()
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the stack stops
     try:
-        with running_stack(Layout(folder / "stack", free_ports())) as stack:
+        with running_stack(Layout(folder / "stack", same_ports(folder / "ports.json"))) as stack:
             return 1 if soak(stack, folder, options.kills, options.kinds, random.Random(options.seed)) else 0
     except SlimttsError as error:
         print(f"slimtts: {error}", file=sys.stderr)
