@@ -43,7 +43,8 @@ REPORT = EvaluationReport(
 RELEASE = Release(
     model_name="slimtts-nano",
     lineage=Lineage(git_sha="g1", data_sha256="d1", teacher_sha256="t1", student_sha256="s1", dvc_revision="l1",
-                    dvc_outputs={}, asr="asr", normalizer="basic", retained=[0, 2, 5, 8, 10, 11], seed=7, preset="default"),
+                    dvc_outputs={}, asr="asr", normalizer="basic", retained=[0, 2, 5, 8, 10, 11], seed=7,
+                    preset="default"),
     verdict=Verdict(decision="ACCEPT", reasons=[]),
     metrics=headline_metrics(REPORT),
 )  # fmt: skip
