@@ -7,6 +7,7 @@ that dies is started again; what no helper finished, the stage does itself.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -44,10 +45,11 @@ def fan_out(stage: str, workspace: Path, timeout_s: float, logger: Logger) -> in
         futures = [runner.submit(help_out, one | {"timeout_s": timeout_s}) for one in asked]
         for future in futures:
             future.wait()
-        finished = sum(future.state.is_completed() for future in futures)
-    if finished < workers:
-        logger.warning("%s: %d of %d helpers gave up; the stage does what is left", stage, workers - finished, workers)
-    return finished
+        given_up = [future for future in futures if not future.state.is_completed()]
+        for future in given_up:
+            reason = " ".join(str(future.wrapped_future.exception() or future.state.message).split())
+            logger.warning("%s: a helper gave up: %s; the stage does what is left", stage, reason)
+    return workers - len(given_up)
 
 
 def wanted_workers() -> int:
@@ -60,14 +62,18 @@ def wanted_workers() -> int:
 
 def dask_runner(workers: int) -> DaskTaskRunner:
     """A cluster on this machine's loopback for as long as the work lasts, or the one at SLIMTTS_DASK_SCHEDULER."""
+    from prefect.client.orchestration import get_client
     from prefect_dask import DaskTaskRunner
 
     address = os.environ.get(SCHEDULER)
     if address:
         return DaskTaskRunner(address=address)
+    logging.getLogger("distributed").setLevel(logging.WARNING)  # it tells of every connection
+    with get_client(sync_client=True) as client:
+        server = str(client.api_url)  # without it each worker would start a Prefect server of its own
     local = {
         "n_workers": workers, "threads_per_worker": 1, "processes": True, "host": "127.0.0.1",
-        "dashboard_address": "127.0.0.1:0",
+        "dashboard_address": "127.0.0.1:0", "env": {"PREFECT_API_URL": server},
     }  # fmt: skip
     return DaskTaskRunner(cluster_kwargs=local)
 

@@ -8,6 +8,7 @@ import base64
 import io
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from slimtts.decoding.generation import generate
 from slimtts.evaluation.systems import as_arrays
 from slimtts.params import DecodingParams, TeacherParams
 from slimtts.speech import Speaker
+from slimtts.stages import evaluate_student
 from slimtts.stages.subset_data import subset_data
 from slimtts.stages.voices import speaking_tasks
 from slimtts.teachers.checkpoint import hash_weights
@@ -139,6 +141,25 @@ def test_what_cannot_be_said_is_not_said_however_likely(story):
     with torch.no_grad():
         head.weight[silent] = 100.0
     assert silent and generate(teacher.model, layout, prompts(story, teacher), GREEDY) == before
+
+
+def test_a_killed_evaluation_goes_on_with_the_systems_that_were_not_heard(story, tmp_path, monkeypatch):
+    again = Workspace(shutil.copytree(story.workspace.root, tmp_path / "run"))
+    (progress,) = again.evaluation_progress.iterdir()
+    (student,) = progress.glob("student-*")
+    shutil.rmtree(student)
+    shutil.rmtree(again.evaluation)
+    spoken = []
+    monkeypatch.setattr(evaluate_student, "generate", lambda *args: spoken.append(generate(*args)) or spoken[-1])
+    evaluate_student.fill_progress(story.params, again)
+    assert len(spoken) == 1 and not again.evaluation.exists()
+    report = evaluate_student.evaluate_student(story.params, again)
+    assert len(spoken) == 1
+    assert {n: s.wer_corpus for n, s in report.systems.items()} == {
+        n: s.wer_corpus for n, s in story.evaluation.systems.items()
+    }
+    for name in ("utterances.jsonl", "audio/student/u00.wav"):
+        assert (again.evaluation / name).read_bytes() == (story.workspace.evaluation / name).read_bytes()
 
 
 def test_the_release_names_its_parents(story):

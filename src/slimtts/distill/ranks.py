@@ -24,7 +24,7 @@ RENDEZVOUS = "SLIMTTS_RENDEZVOUS"  # where the processes of one machine meet, as
 SUPERVISED = "SLIMTTS_SUPERVISED"  # set where the process that started us holds the stage's lock
 NODES, ADDRESS = "SLIMTTS_NODES", "SLIMTTS_NODE0"  # machines of the training; host:port of the first one
 BAD_INPUT_EXIT_CODE, FAILED_EXIT_CODE = 2, 1
-POLL_S = 0.1
+POLL_S, GONE_WITHIN_S = 0.1, 10.0
 
 
 class RankError(SlimttsError):
@@ -70,12 +70,15 @@ def run_ranks(arguments: Sequence[str], processes: int) -> None:
 
     Raises:
         RankError: one failed; `exit_code` is 2 when its input is to blame, else 1.
-        InvalidInputError: the processes cannot be shared out over the machines.
+        InvalidInputError: the machines' variables are wrong, or they cannot share the processes evenly.
     """
-    nodes = int(os.environ.get(NODES, "1"))
+    text = os.environ.get(NODES, "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise InvalidInputError(NODES, repr(text), "a number of machines, 1 or more", "correct it or unset it")
+    nodes = int(text)
     with tempfile.TemporaryDirectory(prefix="slimtts-ranks-") as folder:
         if nodes > 1:
-            _run_together([_torchrun(arguments, processes, nodes)], [{**os.environ, SUPERVISED: "1"}])
+            _run_together({"torchrun": (torchrun(arguments, processes, nodes), {**os.environ, SUPERVISED: "1"})})
             return
         common = {
             "WORLD_SIZE": str(processes),
@@ -84,12 +87,22 @@ def run_ranks(arguments: Sequence[str], processes: int) -> None:
             "GLOO_SOCKET_IFNAME": "lo",
             "NCCL_SOCKET_IFNAME": "lo",
         }
-        of_each = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
-        variables = [{**os.environ, **common, **own} for own in of_each]
-        _run_together([[sys.executable, *arguments]] * processes, variables)
+        _run_together(
+            {
+                f"process {rank} of {processes}": (
+                    [sys.executable, *arguments],
+                    {**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                )
+                for rank in range(processes)
+            }
+        )
 
 
-def _torchrun(arguments: Sequence[str], processes: int, nodes: int) -> list[str]:
+def torchrun(arguments: Sequence[str], processes: int, nodes: int) -> list[str]:
+    """The command that starts this machine's share of `processes`, one of `nodes` machines that meet at the first."""
+    address = os.environ.get(ADDRESS, "")
+    if not address:
+        raise InvalidInputError(ADDRESS, "nothing", "host:port of the first machine", f"set it beside {NODES}")
     if processes % nodes:
         raise InvalidInputError(
             "distill_student.processes",
@@ -100,34 +113,35 @@ def _torchrun(arguments: Sequence[str], processes: int, nodes: int) -> list[str]
     return [
         sys.executable, "-m", "torch.distributed.run", "--nnodes", str(nodes),
         "--nproc-per-node", str(processes // nodes), "--rdzv-backend", "c10d", "--rdzv-id", "slimtts",
-        "--rdzv-endpoint", os.environ[ADDRESS], "--max-restarts", "0", "--no-python", sys.executable, *arguments,
+        "--rdzv-endpoint", address, "--max-restarts", "0", "--no-python", sys.executable, *arguments,
     ]  # fmt: skip
 
 
-def _run_together(commands: Sequence[Sequence[str]], variables: Sequence[Mapping[str, str]]) -> None:
-    started: list[subprocess.Popen[str]] = []
-    tails: list[deque[str]] = []
+def _run_together(commands: Mapping[str, tuple[Sequence[str], Mapping[str, str]]]) -> None:
+    """Runs name -> (command, environment) side by side."""
+    started: dict[str, subprocess.Popen[str]] = {}
+    tails: dict[str, deque[str]] = {}
     readers = []
     try:
-        for command, env in zip(commands, variables, strict=True):
+        for name, (command, env) in commands.items():
             process = subprocess.Popen(command, env=dict(env), stderr=subprocess.PIPE, text=True, errors="replace")
-            tail: deque[str] = deque(maxlen=20)
-            reader = threading.Thread(target=_pass_on, args=(process.stderr, tail), daemon=True)
+            started[name], tails[name] = process, deque(maxlen=20)
+            reader = threading.Thread(target=_pass_on, args=(process.stderr, tails[name]), daemon=True)
             reader.start()
-            started.append(process)
-            tails.append(tail)
             readers.append(reader)
-        while any(process.poll() is None for process in started) and not any(process.poll() for process in started):
+        codes = [process.poll() for process in started.values()]
+        while None in codes and not any(codes):
             time.sleep(POLL_S)
-        failed = [rank for rank, process in enumerate(started) if process.poll()]
+            codes = [process.poll() for process in started.values()]
+        failed = {name: code for name, code in zip(started, codes, strict=True) if code}
     finally:
-        for process in started:
+        for process in started.values():
             process.kill()
             process.wait()
         for reader in readers:
-            reader.join()
-    if failed:
-        raise _error(failed[0], started[failed[0]].returncode, len(started), tails[failed[0]])
+            reader.join(GONE_WITHIN_S)
+    for name, code in failed.items():
+        raise _error(name, code, tails[name])
 
 
 def _pass_on(stream: IO[str], tail: deque[str]) -> None:
@@ -137,13 +151,13 @@ def _pass_on(stream: IO[str], tail: deque[str]) -> None:
         sys.stderr.flush()
 
 
-def _error(rank: int, code: int, processes: int, tail: Sequence[str]) -> RankError:
+def _error(name: str, code: int, tail: Sequence[str]) -> RankError:
     if code == BAD_INPUT_EXIT_CODE:
         told = [line.removeprefix("slimtts: ") for line in tail if line.startswith("slimtts: ")]
-        return RankError((told or [f"process {rank} of {processes} refused its input"])[-1], BAD_INPUT_EXIT_CODE)
+        return RankError((told or [f"{name} refused its input"])[-1], BAD_INPUT_EXIT_CODE)
     ended = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
     return RankError(
-        f"distill_student: observed process {rank} of {processes} {ended}; allowed: all finish; "
+        f"distill_student: observed {name} {ended}; allowed: all finish; "
         "next: run it again, it goes on from the last checkpoint",
         FAILED_EXIT_CODE,
     )

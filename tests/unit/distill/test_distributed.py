@@ -109,7 +109,7 @@ def test_two_processes_train_as_one(teacher, tmp_path):
         alone = CASES[case].get("optimizer", "one")
         for key in ("loss", "latent", "gradient_norm"):
             found, expected = curve(tmp_path, case, key), curve(tmp_path, alone, key)
-            np.testing.assert_allclose(found, expected, rtol=1e-4 if alone == "adamw" else MUON, err_msg=case)
+            np.testing.assert_allclose(found, expected, rtol=1e-5 if alone == "adamw" else MUON, err_msg=case)
         hashes = {(tmp_path / case / f"weights-{rank}").read_text() for rank in (0, 1)}
         assert len(hashes) == 1, "both processes hold the same student"
     # The known pain: a loss that goes round the wrapper's forward. Every check above would tell.
@@ -131,7 +131,7 @@ def test_one_process_begins_two_go_on_a_killed_one_ends_both_and_one_finishes(te
     assert load_latest(tmp_path / "killed", "mark").step == 4
     train_case("killed", teacher, tmp_path, ALONE)
     for key in ("loss", "gradient_norm"):
-        np.testing.assert_allclose(curve(tmp_path, "killed", key), curve(tmp_path, "adamw", key), rtol=1e-4)
+        np.testing.assert_allclose(curve(tmp_path, "killed", key), curve(tmp_path, "adamw", key), rtol=1e-5)
 
 
 def test_bad_input_of_a_process_is_the_error_of_all(tmp_path, capfd):
@@ -172,7 +172,13 @@ def test_a_machine_that_the_cluster_numbers_is_not_yet_a_process(monkeypatch):
 
 
 def test_processes_on_machines_that_cannot_share_them_out_are_refused(monkeypatch):
+    monkeypatch.setenv("SLIMTTS_NODES", "many")
+    with pytest.raises(InvalidInputError, match=r"SLIMTTS_NODES: observed 'many'; allowed: a number of machines"):
+        run_ranks(["-c", ""], 4)
     monkeypatch.setenv("SLIMTTS_NODES", "2")
+    with pytest.raises(InvalidInputError, match=r"SLIMTTS_NODE0: observed nothing"):
+        run_ranks(["-c", ""], 4)
+    monkeypatch.setenv("SLIMTTS_NODE0", "10.0.0.1:29500")
     with pytest.raises(InvalidInputError, match=r"observed 3 on SLIMTTS_NODES=2 machines; allowed: a multiple of 2"):
         run_ranks(["-c", ""], 3)
 
