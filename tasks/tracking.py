@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "slimtts"
 REMEMBERED = ".mlflow-run.json"
+MARK = "slimtts.mark"  # tag of a run: which workspace and parameters made it
 PARAM_BATCH = 100  # MLflow takes at most this many params in a call
 PARENT = "mlflow.parentRunId"  # tag by which MLflow shows a run below another
 Logger = logging.Logger | logging.LoggerAdapter[Any]
@@ -86,25 +88,51 @@ def open_run(workspace: Path, profile: str, parent_id: str = "") -> TrackedRun:
     memory = workspace / REMEMBERED
     known = json.loads(memory.read_text()) if memory.is_file() else {}
     client = mlflow_client(uri)
-    if {**identity, "run_id": known.get("run_id")} == known:
+    is_same = {key: known.get(key) for key in identity} == identity
+    if is_same and "run_id" in known:
         client.update_run(known["run_id"], status="RUNNING")
         return TrackedRun(uri, known["run_id"], workspace)
-    tags = {"git_sha": revision, "profile": profile, "workspace": workspace.name}
+    if not is_same:  # the mark is kept before a run bears it, so that a kill in between leaves none that nobody knows
+        known = {**identity, "mark": secrets.token_hex(8)}
+        _remember(memory, known)
+    tags = {"git_sha": revision, "profile": profile, "workspace": workspace.name, MARK: known["mark"]}
     if parent_id:
         tags[PARENT] = parent_id
-    run_id = client.create_run(_experiment(client, workspace.parent), run_name=workspace.name, tags=tags).info.run_id
+    run_id = _only_run(client, _experiment(client, workspace.parent), workspace.name, tags)
     knobs = [Param(f"{section}.{knob}", str(value)) for section, part in params.items() for knob, value in part.items()]
     for start in range(0, len(knobs), PARAM_BATCH):
         client.log_batch(run_id, params=knobs[start : start + PARAM_BATCH])
-    with atomic_path(memory) as temporary:
-        temporary.write_text(json.dumps({**identity, "run_id": run_id}) + "\n")
+    _remember(memory, {**known, "run_id": run_id})
     return TrackedRun(uri, run_id, workspace)
+
+
+def _only_run(client: MlflowClient, experiment_id: str, name: str, tags: dict[str, str]) -> str:
+    """The run with the mark among `tags`, made when there is none.
+
+    A server that dies while it answers has made the run, and its client asks again: what came twice is deleted.
+    """
+
+    def marked() -> list[str]:
+        found = client.search_runs([experiment_id], f"tags.`{MARK}` = '{tags[MARK]}'", order_by=["start_time ASC"])
+        return [run.info.run_id for run in found]
+
+    if not marked():
+        client.create_run(experiment_id, run_name=name, tags=tags)
+    first, *others = marked()
+    for other in others:
+        client.delete_run(other)
+    return first
+
+
+def _remember(memory: Path, known: dict[str, str]) -> None:
+    with atomic_path(memory) as temporary:
+        temporary.write_text(json.dumps(known) + "\n")
 
 
 def remembered_run_id(workspace: Path) -> str:
     """The MLflow run of a workspace; "" when it has none."""
     memory = workspace / REMEMBERED
-    return json.loads(memory.read_text())["run_id"] if memory.is_file() else ""
+    return json.loads(memory.read_text()).get("run_id", "") if memory.is_file() else ""
 
 
 def log_stage_or_wait(run: TrackedRun, stage: str, logger: Logger) -> bool:

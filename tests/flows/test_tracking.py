@@ -3,6 +3,7 @@ import time
 
 import pytest
 import yaml
+from mlflow import MlflowClient
 
 from slimtts.workspace import Workspace
 from tasks.live_curves import CurveLog, curve_files, following_curves
@@ -100,3 +101,37 @@ def test_run_status_says_how_it_ended_and_changes_when_it_goes_on(workspace):
 def test_numbers_flatten_intervals_and_leave_out_what_is_none():
     nested = {"a": {"wer": {"value": 1, "low": 0.5, "high": 2}, "name": "x", "ok": True, "bad": float("nan")}, "n": 3}
     assert numbers("", nested) == {"a.wer": 1.0, "a.wer.low": 0.5, "a.wer.high": 2.0, "n": 3.0}
+
+
+def _runs(run):
+    experiments = [experiment.experiment_id for experiment in run.client.search_experiments()]
+    return [found.info.run_id for found in run.client.search_runs(experiments)]
+
+
+def test_kill_between_the_run_and_its_note_leaves_one_run(workspace, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def kill(*_, **__):
+        raise Killed
+
+    with monkeypatch.context() as until_killed:
+        until_killed.setattr(MlflowClient, "log_batch", kill)
+        with pytest.raises(Killed):
+            open_run(workspace, "demo")
+    run = open_run(workspace, "demo")
+    assert _runs(run) == [run.run_id]
+    assert run.client.get_run(run.run_id).data.params == {"distill_student.steps": "5"}
+
+
+def test_request_that_a_dying_server_served_twice_leaves_one_run(workspace, monkeypatch):
+    create = MlflowClient.create_run
+
+    def create_twice(*arguments, **names):
+        create(*arguments, **names)
+        return create(*arguments, **names)
+
+    monkeypatch.setattr(MlflowClient, "create_run", create_twice)
+    run = open_run(workspace, "demo")
+    assert _runs(run) == [run.run_id]
+    assert open_run(workspace, "demo") == run
