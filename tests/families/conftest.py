@@ -82,6 +82,7 @@ def story(request, tmp_path_factory):
         patch.setattr(neutts, "phonemes", str.upper)  # no espeak: letters are phonemes of this language
         for stage in (subset_data, score_layers, evaluate_student):
             patch.setattr(stage, "open_recognizer", lambda _: ToyRecognizer(codec))
+        patch.setattr(register_model, "name_of_recognizer", lambda _: ToyRecognizer(codec).name)
         patch.setattr(evaluate_student, "SpeakerSimilarity", lambda: ToyVoices(codec))
         patch.setattr(evaluate_student, "MosPredictor", ToyMos)
         patch.setattr(evaluate_student, "measure_speed", measure_here)  # a new process would not hear the toy codec
