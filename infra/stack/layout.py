@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import secrets
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ S3_KEY_ID = "slimtts:pipeline"  # Swift: account:user
 MLFLOW_USER = "slimtts"
 PREFECT_USER = "slimtts"
 WORK_POOL = "cpu"
+UNCLAIMED = (20_000, 32_000)  # Linux gives away 32768 and up
+PORTS_OF_A_STACK = 8
 
 
 @dataclass(frozen=True)
@@ -123,17 +126,15 @@ def read_state(folder: Path) -> dict[str, object]:
 
 
 def free_ports() -> Ports:
-    """Ports that are free at this moment."""
-    with socket.socket() as a, socket.socket() as b, socket.socket() as c, socket.socket() as d:
-        for listener in (a, b, c, d):
-            listener.bind((HOST, 0))
-        postgres, mlflow, prefect, worker = (listener.getsockname()[1] for listener in (a, b, c, d))
-        while True:
-            with socket.socket() as first:
-                first.bind((HOST, 0))
-                s3 = first.getsockname()[1]
-            if all(_is_free(s3 + offset) for offset in range(len(S3_SERVERS))):
-                return Ports(postgres, s3, mlflow, prefect, worker)
+    """Ports that are free at this moment, below those that the kernel gives to connections and to port 0.
+
+    From its range another process could be given one between this choice and the start of the service.
+    """
+    while True:
+        first = secrets.choice(range(*UNCLAIMED, PORTS_OF_A_STACK))
+        ports = Ports(first, first + 1, *range(first + 1 + len(S3_SERVERS), first + PORTS_OF_A_STACK))
+        if all(_is_free(port) for port in ports.by_service().values()):
+            return ports
 
 
 def _is_free(port: int) -> bool:
