@@ -27,6 +27,7 @@ import yaml
 from torch.nn import functional
 
 from slimtts.decoding.generation import generate
+from slimtts.errors import InvalidInputError
 from slimtts.evaluation.naturalness import MosPredictor
 from slimtts.evaluation.similarity import SpeakerSimilarity
 from slimtts.evaluation.statistics import (
@@ -238,6 +239,9 @@ def table(study: Study, baseline: str) -> str:
     """Markdown; every variant against the baseline on the same sentences, with the seeds that both have."""
     rows = study.rows()
     by_name = {name: [r for r in rows if r["variant"] == name] for name in study.variants}
+    if not by_name.get(baseline):
+        measured = ", ".join(name for name, found in by_name.items() if found)
+        raise InvalidInputError("--baseline", repr(baseline), measured or "none yet", "choose one that was measured")
     lines = [
         f"| variant | layers | steps | seeds | WER % [95 %] | each seed | minus {baseline}, points [95 %] | p | no END "
         "| KL |",

@@ -95,3 +95,9 @@ def test_every_shipped_study_is_valid():
     for path in sorted((Path(student_study.__file__).parent / "studies").glob("*.yaml")):
         shipped = Study.read(path)
         assert all(shipped.params(variant, seed) for variant, seed in shipped.jobs()), path
+
+
+def test_a_baseline_that_was_not_measured_is_named(study):
+    write(study, row("ours", 1, [[4, 0, 0, 0]]))
+    with pytest.raises(InvalidInputError, match=r"--baseline: observed 'teacher'; allowed: ours"):
+        table(study, "teacher")
