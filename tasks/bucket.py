@@ -28,7 +28,8 @@ def s3_client(endpoint: str, key_id: str = "", secret_key: str = "", region: str
     from botocore.config import Config
 
     patient = {"mode": "standard", "total_max_attempts": ATTEMPTS}
-    return boto3.client(
+    # A session of its own: boto3's shared one keeps the keys that the environment held when it was first used.
+    return boto3.Session().client(
         "s3", endpoint_url=endpoint or None, aws_access_key_id=key_id or None,
         aws_secret_access_key=secret_key or None, region_name=region or None,
         config=Config(retries=patient, connect_timeout=10, read_timeout=60),

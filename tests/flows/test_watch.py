@@ -139,9 +139,9 @@ def test_the_newest_complete_folder_counts(bucket, teacher, tmp_path):
 
 @pytest.mark.stack
 def test_an_alias_in_the_registry_starts_a_run_for_each_version(stack_client, watch, teacher, tmp_path):
-    from mlflow import MlflowClient
+    from tasks.tracking import mlflow_client
 
-    client = MlflowClient()
+    client = mlflow_client(stack_client["MLFLOW_TRACKING_URI"])
     model = f"teacher-{os.getpid()}"
     source = f"models:/{model}@released"
     assert watch(source) == ""
