@@ -106,7 +106,7 @@ def test_two_students_of_one_run_keep_their_own_weights(released):
     assert sorted(path.read_text() for path in weights) == ["1", "another"]
 
 
-def test_registered_model_speaks_base64_wav(released, monkeypatch):
+def test_registered_model_speaks_base64_wav(request, released, monkeypatch):
     """MLflow loads the model from its code; the speaker is a toy, so that no weights are needed."""
     import mlflow
 
@@ -130,6 +130,10 @@ def test_registered_model_speaks_base64_wav(released, monkeypatch):
     monkeypatch.setitem(sys.modules, "slimtts.speech", type(sys)("slimtts.speech"))
     sys.modules["slimtts.speech"].Speaker = ToySpeaker
     monkeypatch.setattr(mlflow, "get_registry_uri", lambda: run.tracking_uri)
+    # MLflow keeps both for the whole process, in a variable and in the environment: the next test has its own.
+    request.addfinalizer(lambda: (mlflow.set_tracking_uri(None), mlflow.set_registry_uri(None)))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", run.tracking_uri)
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", run.tracking_uri)
     mlflow.set_tracking_uri(run.tracking_uri)
     mlflow.set_registry_uri(run.tracking_uri)
     model = mlflow.pyfunc.load_model(f"models:/{MODEL}@production")
