@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from slimtts.params import load_params
 from slimtts.results import EvaluationReport, Interval, LayerScores, PrunePlan
 from slimtts.workspace import Workspace
 from tasks.live_curves import Logger, curve_points
+from tasks.repetition import repeating
 
 if TYPE_CHECKING:
     from tasks.tracking import TrackedRun
@@ -67,15 +67,14 @@ def showing_progress(run: TrackedRun, logger: Logger, every_s: float = PROGRESS_
     bar: UUID | None = None
     with _if_reachable(logger, "the progress bar"):
         bar = create_progress_artifact(0.0, "distillation", f"Distillation of {run.workspace.name}: {steps} steps")
-    stop = threading.Event()
+    shown = 0
 
     def follow() -> None:
-        shown = 0
-        while not stop.wait(every_s):
-            done = finished_steps(workspace, before)
-            if done != shown:
-                shown = done
-                draw(done)
+        nonlocal shown
+        done = finished_steps(workspace, before)
+        if done != shown:
+            shown = done
+            draw(done)
 
     def draw(done: int) -> None:
         share = 100.0 * min(1.0, done / steps) if steps else 100.0
@@ -83,13 +82,8 @@ def showing_progress(run: TrackedRun, logger: Logger, every_s: float = PROGRESS_
             if bar:
                 update_progress_artifact(bar, share, f"Distillation of {run.workspace.name}: {done} of {steps} steps")
 
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
+    with repeating(follow, every_s):
         yield
-    finally:
-        stop.set()
-        thread.join()
     draw(steps)
 
 

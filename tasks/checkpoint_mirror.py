@@ -9,7 +9,6 @@ The manifest is replaced by one request after all that it names has arrived: a r
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -22,6 +21,7 @@ from slimtts.errors import InvalidInputError, SlimttsError
 from slimtts.params import StorageParams
 from slimtts.workspace import Workspace
 from tasks.bucket import ensure_bucket, s3_client
+from tasks.repetition import repeating
 from tasks.transfer import abort_uploads, download_file, object_at, s3_errors, upload_by_content
 
 if TYPE_CHECKING:
@@ -71,14 +71,12 @@ def mirrored_checkpoints(
         yield
         return
     url, client = f"{storage.dvc_remote}/checkpoints/{workspace.root.name}", s3_client(storage.s3_endpoint)
-    stop = threading.Event()
 
     def copy() -> None:
-        while not stop.wait(every_s):
-            try:
-                mirror_checkpoints(client, workspace, url)
-            except SlimttsError as error:  # the training goes on; the next round tries again
-                logger.warning("the copy of the checkpoints is late: %s", error)
+        try:
+            mirror_checkpoints(client, workspace, url)
+        except SlimttsError as error:  # the training goes on; the next round tries again
+            logger.warning("the copy of the checkpoints is late: %s", error)
 
     try:
         ensure_bucket(client, storage.dvc_remote, logger)
@@ -88,13 +86,8 @@ def mirrored_checkpoints(
                 logger.info("goes on from checkpoints of another machine, %.1f MB from %s", fetched / 1e6, url)
     except SlimttsError as error:
         logger.warning("starts without a look at the copy of its checkpoints: %s", error)
-    copying = threading.Thread(target=copy, daemon=True)
-    copying.start()
-    try:
+    with repeating(copy, every_s):
         yield
-    finally:
-        stop.set()
-        copying.join()
     try:
         remove_mirror(client, url)
     except SlimttsError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from slimtts.workspace import Workspace
+from tasks.repetition import repeating
 from tasks.tracking import TrackedRun
 
 EVERY_S = 5.0
@@ -31,22 +31,15 @@ def following_curves(run: TrackedRun, logger: Logger, every_s: float = EVERY_S) 
 
     curves, workspace = CurveLog(run), Workspace(run.workspace)
     before = {path: _changed_ns(path) for path in curve_files(workspace)}
-    stop = threading.Event()
 
     def follow() -> None:
-        while not stop.wait(every_s):
-            try:
-                curves.sync([path for path in curve_files(workspace) if _changed_ns(path) != before.get(path)])
-            except MlflowException as error:  # the training goes on; the next round tries again
-                logger.warning("curves are late: %s", str(error).splitlines()[0])
+        try:
+            curves.sync([path for path in curve_files(workspace) if _changed_ns(path) != before.get(path)])
+        except MlflowException as error:  # the training goes on; the next round tries again
+            logger.warning("curves are late: %s", str(error).splitlines()[0])
 
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
+    with repeating(follow, every_s):
         yield
-    finally:
-        stop.set()
-        thread.join()
     try:
         curves.sync(curve_files(workspace))
     except MlflowException as error:
