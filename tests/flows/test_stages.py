@@ -82,24 +82,27 @@ def test_layers_are_shown_with_their_fate(finished):
 def test_pages_of_a_run_in_prefect(finished, prefect_server):
     from prefect import flow
     from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+    from prefect.runtime import flow_run
 
     run = open_run(finished, "demo")
     curves = Workspace(finished).checkpoints / "student" / "curves.jsonl"
 
     @flow
-    def shows():
+    def shows() -> str:
         for stage in STAGES:
             show_stage(run, stage, logger)
         with showing_progress(run, logger, every_s=0.01):
             curves.write_text("".join(f'{{"name": "student", "step": {step}, "loss": 1}}\n' for step in range(2)))
+        return flow_run.id
 
     before = {curves: curves.stat().st_mtime_ns}
-    shows()
+    of_this_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[shows()]))
     assert total_steps(Workspace(finished)) == 6, "student and control"
     assert finished_steps(Workspace(finished), before) == 2
     assert finished_steps(Workspace(finished), {curves: curves.stat().st_mtime_ns}) == 0, "of a former training"
     with get_client(sync_client=True) as client:
-        found = {artifact.key: artifact for artifact in client.read_artifacts(limit=50)}
+        found = {artifact.key: artifact for artifact in client.read_artifacts(artifact_filter=of_this_run)}
     assert {"layers", "comparison", "distillation"} <= found.keys()
     assert found["distillation"].data == 100.0
     assert '"system": "student"' in found["comparison"].data
