@@ -17,7 +17,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from slimtts.cli import SHARED_STAGES
+from slimtts.commands.stage import SHARED_STAGES
 from slimtts.errors import InvalidInputError
 from tasks.process_group import run_in_group
 from tasks.stage_runner import BAD_INPUT_EXIT_CODE, Logger, StageError, stage_environment, stale_stages

@@ -10,6 +10,7 @@ SCRIPT = """
     from pathlib import Path
     import torch
     import slimtts.cli
+    import slimtts.commands.stage
     from slimtts.distill.training import train
     from slimtts.testing.tiny import tiny_teacher
     sys.path.insert(0, sys.argv[3])
@@ -34,7 +35,7 @@ SCRIPT = """
         print("weights", report.weights_sha256)
 
     def start(fill_after):
-        slimtts.cli.run_stage = lambda *_: distill(fill_after)
+        slimtts.commands.stage.run_stage = lambda *_: distill(fill_after)
         print("exit", slimtts.cli.main(["distill_student"]))
 
     if sys.argv[4] == "full":

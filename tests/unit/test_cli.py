@@ -1,5 +1,6 @@
 """The command line: instant help, one-line errors, one writer at a time."""
 
+import json
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from slimtts.cli import main
+from slimtts.commands.catalogue import COMMANDS
 from slimtts.workspace import STAGES
 
 
@@ -19,12 +21,31 @@ def run(*arguments, **options):
 
 def test_help_names_every_stage_and_loads_nothing_heavy():
     code = (
-        "import sys; from slimtts.cli import build_parser; print(build_parser().format_help());"
+        "import sys; from slimtts.commands.catalogue import build_parser; print(build_parser().format_help());"
         "print([m for m in ('torch', 'transformers', 'mlflow', 'numpy', 'pydantic') if m in sys.modules])"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert all(stage in shown for stage in (*STAGES, "say", "compress", "export"))
+    told = [line.split()[0] for line in shown.splitlines() if line.startswith("  ") and not line.startswith("  -")]
+    assert told == list(COMMANDS)
+    assert told[:7] == ["compress", *STAGES], "in the order of the work"
     assert shown.strip().endswith("[]")
+
+
+def test_a_shell_can_complete_commands_and_options():
+    script = run("completion", "bash").stdout
+    asked = f"{script}\nCOMP_WORDS=(slimtts say --vo); COMP_CWORD=2; _shtab_slimtts slimtts --vo say; echo ${{COMPREPLY[@]}}"
+    done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, timeout=20)
+    assert done.stdout.split() == ["--voice"], done.stderr
+
+
+def test_a_result_is_json_for_programs(tmp_path):
+    done = run("say", "tiger", "--json", "--out", str(tmp_path / "a.wav"))
+    assert json.loads(done.stdout)["path"] == str(tmp_path / "a.wav")
+
+
+def test_only_shared_stages_help_out(capsys):
+    assert main(["prune_layers", "--help-out"]) == 2
+    assert "allowed: score_layers, evaluate_student" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -93,12 +114,12 @@ def test_a_stage_dies_with_its_parent(tmp_path):
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capsys):
     import errno
 
-    import slimtts.cli
+    import slimtts.commands.stage
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "x"))
 
-    monkeypatch.setattr(slimtts.cli, "run_stage", full)
+    monkeypatch.setattr(slimtts.commands.stage, "run_stage", full)
     assert main(["prune_layers"]) == 2
     assert "observed no space left on the disk" in capsys.readouterr().err
 
@@ -112,12 +133,12 @@ def test_a_full_disk_is_known_by_the_text_of_safetensors_too():
 
 
 def test_an_interruption_says_how_to_go_on(monkeypatch, capsys):
-    import slimtts.cli
+    import slimtts.commands.stage
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(slimtts.cli, "run_stage", interrupted)
+    monkeypatch.setattr(slimtts.commands.stage, "run_stage", interrupted)
     assert main(["distill_student"]) == 130
     assert "run the same command again to go on" in capsys.readouterr().err
 
@@ -133,13 +154,14 @@ LARGE = [
 @pytest.fixture
 def compressed(monkeypatch):
     """The settings and name that `slimtts compress` hands to the flow."""
-    import slimtts.cli
+    import slimtts.commands.catalogue
+    import slimtts.commands.compress
 
     def compress(*arguments):
         executed = []
         monkeypatch.chdir(".")  # brings the folder back that the command leaves
-        options = slimtts.cli.build_parser().parse_args(["compress", *arguments])
-        slimtts.cli.compress(options, lambda program, command: executed.append((program, command)))
+        options = slimtts.commands.catalogue.build_parser().parse_args(["compress", *arguments])
+        slimtts.commands.compress.compress(options, lambda program, command: executed.append((program, command)))
         ((program, command),) = executed
         assert (program, command[:3]) == (sys.executable, [sys.executable, "-m", "flows.compress_model"])
         assert Path("flows/compress_model.py").is_file(), "it runs in the checkout"
@@ -218,7 +240,7 @@ def test_compress_takes_a_cosyvoice_folder_for_its_codec_too(compressed, tmp_pat
 
 
 def test_what_compress_sets_is_read_back_as_it_was(tmp_path):
-    from slimtts.cli import _as_yaml
+    from slimtts.commands.compress import _as_yaml
     from tasks.workspace import compose_params
 
     for text in ("/data/a: b", "yes", "1" * 40, "/data/x #1", "é 😀", "[", '"', "plain"):

@@ -26,7 +26,7 @@ def _run(code):
 
 
 def test_stages_have_one_name_in_four_places():
-    from slimtts.cli import build_parser
+    from slimtts.commands.catalogue import build_parser
     from tasks.stages import STAGE_TASKS
 
     assert tuple(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]) == STAGES

@@ -5,32 +5,35 @@ from pathlib import Path
 
 import pytest
 
-import slimtts.version_commands
-from slimtts.cli import build_parser, main
+import slimtts.commands.checkout
+from slimtts.cli import main
+from slimtts.commands.catalogue import CHAPTERS, COMMANDS, build_parser
+from slimtts.commands.checkout import become, command_of
 from slimtts.errors import InvalidInputError
-from slimtts.version_commands import MODULES, become, version_command
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def command_of(*arguments):
-    return version_command(build_parser().parse_args(arguments))
+def becomes(*arguments):
+    """What the command would become."""
+    options = build_parser(arguments[0]).parse_args(arguments)
+    return command_of(COMMANDS[options.command].load().MODULE, options)
 
 
 def test_what_was_typed_arrives(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert command_of("promote", "3", "--accept-new-basis", "new texts", "--reason=--loud") == [
+    assert becomes("promote", "3", "--accept-new-basis", "new texts", "--reason=--loud") == [
         "flows.promote_model", "--reason=--loud", "--accept-new-basis=new texts", "--", "3",
     ]  # fmt: skip
-    assert command_of("promote", "3", "--reason=it's \"loud\"", "--set", "register_model.min_speedup=2") == [
+    assert becomes("promote", "3", "--reason=it's \"loud\"", "--set", "register_model.min_speedup=2") == [
         "flows.promote_model", "--reason=it's \"loud\"", "--set=register_model.min_speedup=2", "--", "3",
     ]  # fmt: skip
-    assert command_of("rollback", "--reason", "clicks") == ["flows.roll_back_model", "--reason=clicks"]
-    assert command_of("rollback", "--to", "2", "--reason", "x", "--model", "m") == [
+    assert becomes("rollback", "--reason", "clicks") == ["flows.roll_back_model", "--reason=clicks"]
+    assert becomes("rollback", "--to", "2", "--reason", "x", "--model", "m") == [
         "flows.roll_back_model", "--to=2", "--reason=x", "--model=m",
     ]  # fmt: skip
-    assert command_of("history", "--json") == ["tasks.versions", "history", "--json"]
-    assert command_of("restore", "3", "--into", "there", "--runs", "runs") == [
+    assert becomes("history", "--json") == ["tasks.versions", "history", "--json"]
+    assert becomes("restore", "3", "--into", "there", "--runs", "runs") == [
         "tasks.versions", "restore", f"--into={tmp_path / 'there'}", f"--runs={tmp_path / 'runs'}", "--", "3",
     ]  # fmt: skip
 
@@ -41,10 +44,11 @@ def test_the_modules_understand_what_they_get():
     from tasks import versions
 
     mains = {"flows.promote_model": promote_model, "flows.roll_back_model": roll_back_model, "tasks.versions": versions}
-    for name in MODULES:
-        known = mains[MODULES[name][0]]
+    for command in CHAPTERS["Put it into production"]:
+        module, *first = command.load().MODULE
+        known = mains[module]
         with pytest.raises(SystemExit) as ended:
-            known.main([*MODULES[name][1:], "--help"])
+            known.main([*first, "--help"])
         assert ended.value.code == 0
 
 
@@ -56,7 +60,7 @@ def test_it_becomes_a_process_in_the_checkout(monkeypatch, tmp_path):
 
 
 def test_without_a_checkout_it_is_one_line(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(slimtts.version_commands, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(slimtts.commands.checkout, "CHECKOUT", tmp_path)
     with pytest.raises(InvalidInputError, match="a checkout of the project"):
         become(["tasks.versions"])
     assert main(["history"]) == 2
