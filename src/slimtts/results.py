@@ -235,6 +235,48 @@ class EvaluationReport(Result):
         raise InvalidInputError("evaluation", f"no comparison of {system} with {baseline}", have, "evaluate again")
 
 
+class AgreementBin(Result):
+    """Agreement at positions `first` to `last` of the utterances, means over utterances; 0 is the first code."""
+
+    first: int
+    last: int
+    utterances: int
+    top1: Interval
+    kl_nats: Interval
+
+
+class SystemAgreement(Result):
+    """How often a system's most likely code is the teacher's, and KL(teacher || system), a code."""
+
+    top1: Interval
+    kl_nats: Interval
+    bins: list[AgreementBin]
+
+
+class AgreementReport(Result):
+    """Every system beside the teacher, both told the recorded codes up to each position."""
+
+    utterances: int
+    systems: dict[str, SystemAgreement]
+
+
+class KeptSentence(Result):
+    """A test sentence that can be heard: drawn at random, or among those that the student got most wrong."""
+
+    id: str
+    text: str
+    voice: str
+    prompt_text: str
+    original_transcript: str
+    chosen: Literal["random", "worst"]
+
+
+class KeptAudio(Result):
+    """Whose audio evaluate_student kept, as audio/SYSTEM/ID.wav."""
+
+    sentences: list[KeptSentence]
+
+
 Decision = Literal["ACCEPT", "REGRESSION", "INCOMPLETE", "ANOMALOUS"]
 
 

@@ -17,9 +17,9 @@ from slimtts.evaluation.recognition import Recognizer
 from slimtts.evaluation.statistics import bootstrap_mean
 from slimtts.evaluation.word_errors import WordErrors, count_word_errors
 from slimtts.params import Params, RecogniserParams
+from slimtts.plots.importance import plot_scores
 from slimtts.results import Interval, LayerScore, LayerScores, SubsetReport
 from slimtts.scoring.block_influence import block_influence
-from slimtts.scoring.plot import plot_scores
 from slimtts.scoring.set_search import Measurement, ScoredSet, search_sets
 from slimtts.scoring.wli import FULL_MODEL, Trial, leave_one_out
 from slimtts.shared_work import make_items, progress_of

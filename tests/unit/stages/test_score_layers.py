@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from slimtts.params import load_params
+from slimtts.plots.importance import plot_scores
 from slimtts.results import LayerScores
-from slimtts.scoring.plot import plot_scores
 from slimtts.scoring.wli import FULL_MODEL, Trial
 from slimtts.stages.score_layers import wer_scores
 
