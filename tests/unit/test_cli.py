@@ -33,9 +33,14 @@ def test_help_names_every_stage_and_loads_nothing_heavy():
 
 def test_a_shell_can_complete_commands_and_options():
     script = run("completion", "bash").stdout
-    asked = f"{script}\nCOMP_WORDS=(slimtts say --vo); COMP_CWORD=2; _shtab_slimtts slimtts --vo say; echo ${{COMPREPLY[@]}}"
-    done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, timeout=20)
-    assert done.stdout.split() == ["--voice"], done.stderr
+
+    def completed(*words):
+        asked = f"COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; _shtab_slimtts; echo ${{COMPREPLY[@]}}"
+        done = subprocess.run(["bash", "-c", f"{script}\n{asked}"], capture_output=True, text=True, timeout=20)
+        return done.stdout.split()
+
+    assert completed("slimtts", "pr") == ["prune_layers", "promote"]
+    assert completed("slimtts", "say", "--vo") == ["--voice"]
 
 
 def test_a_result_is_json_for_programs(tmp_path):

@@ -61,6 +61,15 @@ def story() -> str:
     )
 
 
+class StoryFormatter(argparse.RawDescriptionHelpFormatter):
+    """Leaves the list of commands to the story."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        """Every other option, as usual."""
+        if action.dest != "command":
+            super().add_argument(action)
+
+
 def build_parser(meant: str | None = None) -> argparse.ArgumentParser:
     """The options of one command, or of all; the names of all in any case."""
     parser = argparse.ArgumentParser(
@@ -68,13 +77,13 @@ def build_parser(meant: str | None = None) -> argparse.ArgumentParser:
         description="Make an LLM text-to-speech model half as deep and prove that it still speaks.",
         usage="slimtts [-h] [--version] COMMAND ...",
         epilog=f"{story()}\n\nslimtts COMMAND --help tells the options of one.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=StoryFormatter,
     )
     parser.add_argument("--version", action="version", version=f"slimtts {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS.values():
         about = command.help.lstrip("123456. ").replace("%", "%%")
-        added = commands.add_parser(command.name, description=f"{about[0].upper()}{about[1:]}.")
+        added = commands.add_parser(command.name, help=about, description=f"{about[0].upper()}{about[1:]}.")
         if meant in (None, command.name):
             command.load().add_arguments(added)
     return parser
