@@ -5,30 +5,31 @@ from __future__ import annotations
 import re
 import string
 import unicodedata
-from typing import Literal
+from functools import cache
+from typing import Any, Literal
 
-Normalizer = Literal["basic", "seed_tts_eval"]
+from slimtts.errors import MissingToolError
+
+Normalizer = Literal["basic", "seed_tts_eval", "seed_tts_eval_zh", "f5_tts"]
 
 _APOSTROPHES = re.compile("[\u2018\u2019\u02bc]")
-_SEPARATORS = re.compile(r"\.{2,}|[-/\u2010-\u2015\u2212]")
+_SEPARATORS = re.compile(r"\.{2,}|[-/\u2010-\u2015\u2044\u2212]")
 _OUTER_APOSTROPHE = re.compile(r"(?<!\w)'|'(?!\w)")
 
-# seed-tts-eval deletes ASCII punctuation but ' together with the marks of Chinese typesetting. Those hold the
-# typographic apostrophe (U+2019), both long dashes and the ideographic space: "don\u2019t" is read as "dont".
-_SEED_TTS_EVAL_DELETED = str.maketrans(
-    "",
-    "",
-    string.punctuation.replace("'", "")
-    + "".join(
-        chr(code)
-        for first, last in (
-            (0x2013, 0x2014), (0x2018, 0x2019), (0x201B, 0x201F), (0x2026, 0x2027), (0x3000, 0x3003),
-            (0x3008, 0x3011), (0x3014, 0x301F), (0x3030, 0x3030), (0x303E, 0x303F), (0xFE4F, 0xFE4F),
-            (0xFF01, 0xFF0D), (0xFF0F, 0xFF0F), (0xFF1A, 0xFF20), (0xFF3B, 0xFF40), (0xFF5B, 0xFF64),
-        )
-        for code in range(first, last + 1)
-    ),
+# seed-tts-eval deletes ASCII punctuation but ' together with the marks of Chinese typesetting, those of zhon 2.0.2, its
+# current version then. They hold the typographic apostrophe (U+2019), both long dashes and the ideographic space:
+# "don\u2019t" is read as "dont". F5-TTS's evaluation deletes ' too (read in its sources, 2026-11-21).
+_TYPESETTING = "".join(
+    chr(code)
+    for first, last in (
+        (0x00B7, 0x00B7), (0x2013, 0x2014), (0x2018, 0x2019), (0x201B, 0x201F), (0x2026, 0x2027), (0x3000, 0x3003),
+        (0x3008, 0x3011), (0x3014, 0x301F), (0x3030, 0x3030), (0x303E, 0x303F), (0xFE4F, 0xFE4F), (0xFE51, 0xFE51),
+        (0xFE54, 0xFE54), (0xFF01, 0xFF0F), (0xFF1A, 0xFF20), (0xFF3B, 0xFF40), (0xFF5B, 0xFF64),
+    )
+    for code in range(first, last + 1)
 )  # fmt: skip
+_F5_TTS_DELETED = str.maketrans("", "", string.punctuation + _TYPESETTING)
+_SEED_TTS_EVAL_DELETED = str.maketrans("", "", string.punctuation.replace("'", "") + _TYPESETTING)
 
 
 def normalize(text: str, normalizer: Normalizer) -> str:
@@ -38,10 +39,14 @@ def normalize(text: str, normalizer: Normalizer) -> str:
     apostrophe stays inside a word ("U.S." = "us", "well-known" = "well known"); single spaces.
     `seed_tts_eval`: that benchmark's English protocol, to be comparable with published numbers: punctuation but ' is
     deleted ("well-known" = "wellknown"), two spaces become one in a single pass, lower case.
-    Neither spells out numbers, and Chinese without spaces counts as one word.
+    `seed_tts_eval_zh`: its Chinese one: the same, but case stays. `f5_tts`: of F5-TTS's LibriSpeech-PC: as the
+    English one, and ' is deleted too ("don't" = "dont").
+    None spells out numbers, and Chinese without spaces counts as one word: count its characters.
     """
-    if normalizer == "seed_tts_eval":
-        return text.translate(_SEED_TTS_EVAL_DELETED).replace("  ", " ").lower()
+    if normalizer != "basic":
+        deleted = _F5_TTS_DELETED if normalizer == "f5_tts" else _SEED_TTS_EVAL_DELETED
+        kept = text.translate(deleted).replace("  ", " ")
+        return kept if normalizer == "seed_tts_eval_zh" else kept.lower()
     text = unicodedata.normalize("NFKC", text).lower()
     text = _SEPARATORS.sub(" ", _APOSTROPHES.sub("'", text))
     kept = "".join(c for c in text if c == "'" or not _is_mark(c))
@@ -52,3 +57,22 @@ def _is_mark(character: str) -> bool:
     """Punctuation, symbols and invisible format characters."""
     category = unicodedata.category(character)
     return category[0] in "PS" or category == "Cf"
+
+
+def simplified(text: str) -> str:
+    """Chinese in simplified characters, which recognisers mix with traditional ones; by OpenCC's t2s.
+
+    Raises:
+        MissingToolError: the extra `chinese` is not installed.
+    """
+    converted: str = _to_simplified().convert(text)
+    return converted
+
+
+@cache
+def _to_simplified() -> Any:
+    try:
+        from opencc import OpenCC
+    except ImportError:
+        raise MissingToolError("opencc", "transcripts of Chinese need it", "pip install 'slimtts[chinese]'") from None
+    return OpenCC("t2s")

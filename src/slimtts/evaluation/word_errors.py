@@ -1,9 +1,10 @@
-"""Word errors of one utterance, and the rates over many."""
+"""Word errors of one utterance, and the rates over many; characters where a language writes no spaces."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import jiwer
 import numpy as np
@@ -11,10 +12,20 @@ import numpy as np
 from slimtts.errors import InvalidInputError
 from slimtts.evaluation.normalization import Normalizer, normalize
 
+Metric = Literal["WER", "CER"]
+
+# Languages written without spaces between words: Burmese, Chinese, Japanese, Khmer, Lao, Thai, Tibetan, Cantonese.
+SPACELESS = frozenset("my zh ja km lo th bo yue".split())
+
+
+def metric_of(language: str) -> Metric:
+    """What is counted in a language (ISO code): characters where words are not written apart."""
+    return "CER" if language in SPACELESS else "WER"
+
 
 @dataclass(frozen=True)
 class WordErrors:
-    """Counts of one minimal alignment, in words."""
+    """Counts of one minimal alignment, in words; in characters when the metric is CER."""
 
     hits: int
     substitutions: int
@@ -42,9 +53,14 @@ class WordErrors:
         return min(1.0, self.wer)
 
 
-def count_word_errors(reference: str, hypothesis: str, normalizer: Normalizer) -> WordErrors:
-    """Counts after normalising both texts; nothing heard means that every word was deleted."""
+def count_word_errors(reference: str, hypothesis: str, normalizer: Normalizer, metric: Metric = "WER") -> WordErrors:
+    """Counts after normalising both texts; nothing heard means that every word was deleted.
+
+    CER: every character but spaces is a word of its own, in any script.
+    """
     reference, hypothesis = normalize(reference, normalizer), normalize(hypothesis, normalizer)
+    if metric == "CER":
+        reference, hypothesis = (" ".join("".join(text.split())) for text in (reference, hypothesis))
     expected, heard = len(reference.split()), len(hypothesis.split())
     if expected == 0 or heard == 0:
         return WordErrors(hits=0, substitutions=0, deletions=expected, insertions=heard)

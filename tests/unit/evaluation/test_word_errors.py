@@ -3,7 +3,7 @@
 import pytest
 
 from slimtts.errors import InvalidInputError
-from slimtts.evaluation.word_errors import WordErrors, corpus_wer, count_word_errors, failed, mean_wer
+from slimtts.evaluation.word_errors import WordErrors, corpus_wer, count_word_errors, failed, mean_wer, metric_of
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,26 @@ def test_the_normalizer_decides():
     assert count_word_errors("well-known", "well known", "seed_tts_eval").errors == 2
     # What one pass over spaces leaves is no word.
     assert count_word_errors("a    b", " a b ", "seed_tts_eval") == WordErrors(2, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("reference", "hypothesis", "expected"),
+    [
+        ("\u4f60\u597d\u4e16\u754c", "\u4f60\u597d\u4e16\u754c\u3002", WordErrors(4, 0, 0, 0)),
+        ("\u4f60\u597d\uff0c\u4e16\u754c", "\u4f60 \u5f88\u597d \u4e16", WordErrors(3, 0, 1, 1)),
+        ("KTV\u5728\u54ea", "K\u5728\u54ea", WordErrors(3, 0, 2, 0)),  # letters count one by one
+        ("\u4f60\u597d", "", WordErrors(0, 0, 2, 0)),
+        ("", "\u4f60\u597d", WordErrors(0, 0, 0, 2)),
+    ],
+)
+def test_characters_are_counted_where_nobody_writes_spaces(reference, hypothesis, expected):
+    assert count_word_errors(reference, hypothesis, "seed_tts_eval_zh", "CER") == expected
+
+
+def test_the_language_decides_what_is_counted():
+    assert [metric_of(language) for language in ("en", "zh", "ja", "ko", "de", "th")] == [
+        "WER", "CER", "CER", "WER", "WER", "CER",
+    ]  # fmt: skip
 
 
 def test_rates_of_one_utterance():
