@@ -29,6 +29,9 @@ ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "20000000000"}
 # DVC's requests to S3 are tried again for about a minute, as ours are.
 S3_RETRIES = {"AWS_RETRY_MODE": "standard", "AWS_MAX_ATTEMPTS": "10"}
 
+# Lines as they come, progress as lines that a log can keep, and nothing told to DVC's makers.
+TALK = {"PYTHONUNBUFFERED": "1", "SLIMTTS_PROGRESS": "lines", "DVC_NO_ANALYTICS": "1"}
+
 
 class StageError(SlimttsError):
     """A stage that did not finish; `exit_code` is the stage's own when DVC reported it."""
@@ -111,7 +114,7 @@ def stage_environment(workspace: Path | None = None) -> dict[str, str]:
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     revision = code_revision(workspace) if workspace else git_revision()
-    ours = {"PATH": path, "SLIMTTS_GIT_SHA": revision, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
+    ours = {"PATH": path, "SLIMTTS_GIT_SHA": revision, **TALK}
     if workspace:
         code = [str(workspace.resolve() / "src"), os.environ.get("PYTHONPATH", "")]
         ours["PYTHONPATH"] = os.pathsep.join(filter(None, code))

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import yaml
-from tqdm import tqdm
 
 from slimtts.data.manifest import read_utterances
 from slimtts.data.text_list import read_lines
@@ -23,6 +22,7 @@ from slimtts.distill.healing import PRESETS, HealingLoss
 from slimtts.distill.ranks import current_rank, run_ranks
 from slimtts.distill.training import TrainingJob, pick_device, train
 from slimtts.params import DistillStudentParams, Params
+from slimtts.progress import progress_bar
 from slimtts.pruning.vocabulary import needed_ids, prompted_ids, trim_vocabulary
 from slimtts.results import DistillReport, PrunePlan, SubsetReport
 from slimtts.storage import atomic_path
@@ -143,7 +143,7 @@ def heal(params: Params, workspace: Workspace, device: torch.device, world: Worl
             folder = workspace.checkpoints / name / mark
             if world.leads:
                 remove_others(folder)
-            with tqdm(total=knobs.steps, desc=f"training {name}", unit="step", disable=not world.leads) as bar:
+            with progress_bar(total=knobs.steps, desc=f"training {name}", unit="step", disable=not world.leads) as bar:
                 job = TrainingJob(name, model, losses[name], sampler.from_step, folder, mark, rates[name])
                 reports[name] = train(job, knobs, device, lambda step, bar=bar: bar.update(step - bar.n), world)  # type: ignore[misc]
             model = gathered(model, lambda name=name: load_language_model(sources[name]), world)  # type: ignore[misc]

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from slimtts.data.batching import token_budget_batches
 from slimtts.decoding.teacher_forcing import ForcedBatch, collate, forced_sequence
@@ -18,6 +17,7 @@ from slimtts.evaluation.statistics import bootstrap_mean
 from slimtts.evaluation.word_errors import WordErrors, count_word_errors
 from slimtts.params import Params, RecogniserParams
 from slimtts.plots.importance import plot_scores
+from slimtts.progress import progress_bar
 from slimtts.results import Interval, LayerScore, LayerScores, SubsetReport
 from slimtts.scoring.block_influence import block_influence
 from slimtts.scoring.set_search import Measurement, ScoredSet, search_sets
@@ -92,7 +92,7 @@ def scored_sets(
         kept = {name: json.loads((progress / name).read_text()) for name in jobs}
         return {name: {int(cut): total for cut, total in sums.items()} for name, sums in kept.items()}
 
-    with tqdm(total=teacher.num_layers - 1, desc="searching sets of layers", unit="cut") as bar:
+    with progress_bar(total=teacher.num_layers - 1, desc="searching sets of layers", unit="cut") as bar:
         return search_sets(teacher.model, teacher.layout, batches, beam_width, measured, lambda _: bar.update(1))
 
 
@@ -130,7 +130,7 @@ def measure_layers(params: Params, workspace: Workspace) -> LayerScores:
     reference, best_sets = None, {}
     if knobs.method == "wli":
         transcribe = transcriber(teacher, open_recognizer(params.recogniser))
-        with tqdm(total=len(tasks), desc="speaking without each layer", unit="utterance") as bar:
+        with progress_bar(total=len(tasks), desc="speaking without each layer", unit="utterance") as bar:
             trials = leave_one_out(
                 teacher,
                 [t.utterance for t in tasks],

@@ -8,8 +8,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from slimtts.data.code_cache import EncodedRecordings, cache_folder, codec_fingerprint, encode_recordings
 from slimtts.data.llasa_memmap import TokenRows
 from slimtts.data.manifest import SPLITS, Utterance, data_sha256, write_utterances
@@ -21,6 +19,7 @@ from slimtts.data.subset import Subset, select_subset, total_hours, vocabulary_o
 from slimtts.data.text_list import read_text_list
 from slimtts.errors import InvalidInputError
 from slimtts.params import Params
+from slimtts.progress import progress_bar
 from slimtts.results import SplitSummary, SubsetReport
 from slimtts.stages.score_layers import open_recognizer, transcriber
 from slimtts.stages.teacher_speech import Demands, keep_best, lines_to_speak, progress_folder, speak_lines
@@ -122,7 +121,7 @@ def encode_chosen(
     named = params.teacher
     name = " ".join((named.family, named.source, named.revision, named.codec))
     folder = cache_folder(progress, codec_fingerprint(teacher.codec, name))
-    with tqdm(total=len(recordings), desc="recordings are encoded", unit="recording") as bar:
+    with progress_bar(total=len(recordings), desc="recordings are encoded", unit="recording") as bar:
         return encode_recordings(
             recordings, _facts(teacher), folder, params.subset_data.on_bad_audio == "drop", lambda n: bar.update(n)
         )
@@ -152,7 +151,7 @@ def speak(
     recognizer = open_recognizer(params.recogniser)
     folder = progress_folder(workspace.speaking_progress, lines, params, teacher, recognizer.name)
     transcribe = transcriber(teacher, recognizer)
-    with tqdm(total=len(lines), desc="the teacher speaks", unit="text") as bar:
+    with progress_bar(total=len(lines), desc="the teacher speaks", unit="text") as bar:
         takes = speak_lines(teacher, lines, params, transcribe, MIN_SPEECH_S, folder, lambda n: bar.update(n))
     demands = Demands(knobs.max_take_wer, MIN_SPEECH_S * teacher.codec.frame_rate_hz)
     spoken, dropped = keep_best(lines, takes, demands, teacher.codec.frame_rate_hz)
