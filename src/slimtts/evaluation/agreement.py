@@ -7,8 +7,9 @@ Legend: P target positions of a batch, V spoken vocabulary, D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,10 +18,11 @@ from torch.nn import functional as F
 from slimtts.data.batching import token_budget_batches
 from slimtts.data.manifest import Utterance
 from slimtts.decoding.generation import spoken_bias, spoken_head
-from slimtts.decoding.teacher_forcing import ForcedBatch, collate, forced_sequence, hidden_states
+from slimtts.decoding.teacher_forcing import collate, forced_sequence, hidden_states
 from slimtts.evaluation.statistics import bootstrap_mean
-from slimtts.results import AgreementBin, Interval, SystemAgreement
+from slimtts.results import AgreementBin, AgreementReport, Interval, SystemAgreement
 from slimtts.teachers.base import Prompt, Teacher
+from slimtts.teachers.loading import load_beside
 
 TOKENS_PER_BATCH = 4096
 ROWS_AT_ONCE = 512  # bounds the memory of two [P, V] to 260 MB with 65,536 codes
@@ -35,49 +37,64 @@ class PositionAgreement:
     kl_nats: np.ndarray
 
 
+@dataclass(frozen=True)
+class TargetStates:
+    """What a model's head sees at the targets of every utterance, [P, D] each, and the head's rows that are spoken."""
+
+    states: list[torch.Tensor]
+    head: torch.Tensor
+    bias: torch.Tensor | None
+
+    def log_probabilities(self, states: torch.Tensor) -> torch.Tensor:
+        """[P, D] -> [P, V]."""
+        return F.log_softmax(F.linear(states, self.head, self.bias).float(), dim=-1)
+
+
+def measure_agreement(
+    teacher: Teacher,
+    folders: Mapping[str, Path],
+    spoken: Sequence[tuple[Utterance, Prompt]],
+    samples: int,
+    seed: int,
+) -> AgreementReport:
+    """Every checkpoint of `folders` beside the teacher's own, one model in memory at a time.
+
+    Raises:
+        InvalidInputError: no utterances, or a folder without a complete checkpoint.
+    """
+    expected, systems = target_states(load_beside(teacher, teacher.folder), spoken), {}
+    for name, folder in folders.items():
+        found = position_agreement(expected, target_states(load_beside(teacher, folder), spoken))
+        systems[name] = summarize_agreement(found, samples, seed)
+    return AgreementReport(utterances=len(spoken), systems=systems)
+
+
 @torch.inference_mode()
-def position_agreement(
-    teacher: Teacher, system: Teacher, spoken: Sequence[tuple[Utterance, Prompt]]
-) -> list[PositionAgreement]:
-    """One for each utterance, in their order. The system may have a tokenizer of its own, not other codes."""
-    expected = [forced_sequence(teacher, utterance, prompt) for utterance, prompt in spoken]
-    own = [forced_sequence(system, utterance, prompt) for utterance, prompt in spoken]
-    lengths = [max(len(a.ids), len(b.ids)) for a, b in zip(expected, own, strict=True)]
-    found: dict[int, PositionAgreement] = {}
-    for group in token_budget_batches(lengths, TOKENS_PER_BATCH):
-        theirs = _targets(teacher, collate([expected[i] for i in group], teacher.layout.pad_id))
-        ours = _targets(system, collate([own[i] for i in group], system.layout.pad_id))
-        same, kl_nats = _compare(theirs, _head(teacher), ours, _head(system))
-        stops = np.cumsum([len(expected[i].targets) for i in group])[:-1]
-        parts = zip(group, np.split(same, stops), np.split(kl_nats, stops), strict=True)
-        found |= {i: PositionAgreement(a, b) for i, a, b in parts}
-    return [found[i] for i in range(len(spoken))]
+def target_states(system: Teacher, spoken: Sequence[tuple[Utterance, Prompt]]) -> TargetStates:
+    """Told the recorded codes; on the CPU, whatever the model runs on."""
+    sequences = [forced_sequence(system, utterance, prompt) for utterance, prompt in spoken]
+    states: dict[int, torch.Tensor] = {}
+    for group in token_budget_batches([len(s.ids) for s in sequences], TOKENS_PER_BATCH):
+        batch = collate([sequences[i] for i in group], system.layout.pad_id)
+        batch = batch.to(next(system.model.parameters()).device)
+        hidden = hidden_states(system.model, batch)[batch.is_target].cpu()
+        states |= zip(group, hidden.split([len(sequences[i].targets) for i in group]), strict=True)
+    head, bias = spoken_head(system.model, system.layout), spoken_bias(system.model, system.layout)
+    return TargetStates([states[i] for i in range(len(spoken))], head.cpu(), None if bias is None else bias.cpu())
 
 
-Head = tuple[torch.Tensor, torch.Tensor | None]
-
-
-def _head(system: Teacher) -> Head:
-    return spoken_head(system.model, system.layout), spoken_bias(system.model, system.layout)
-
-
-def _targets(system: Teacher, batch: ForcedBatch) -> torch.Tensor:
-    """Hidden states at the targets, utterance after utterance: [P, D]."""
-    batch = batch.to(next(system.model.parameters()).device)
-    return hidden_states(system.model, batch)[batch.is_target]
-
-
-def _compare(
-    theirs: torch.Tensor, their_head: Head, ours: torch.Tensor, our_head: Head
-) -> tuple[np.ndarray, np.ndarray]:
-    """[P] and [P], from [P, D] and [P, D]; the logits of a few rows at a time."""
+@torch.inference_mode()
+def position_agreement(theirs: TargetStates, ours: TargetStates) -> list[PositionAgreement]:
+    """One for each utterance, in their order. Both speak the same codes, whatever their tokenizers."""
     same, kl_nats = [], []
-    for a, b in zip(theirs.split(ROWS_AT_ONCE), ours.split(ROWS_AT_ONCE), strict=True):
-        p = F.log_softmax(F.linear(a, *their_head).float(), dim=-1)
-        q = F.log_softmax(F.linear(b, *our_head).float(), dim=-1).to(p.device)
+    pairs = zip(torch.cat(theirs.states).split(ROWS_AT_ONCE), torch.cat(ours.states).split(ROWS_AT_ONCE), strict=True)
+    for their_rows, our_rows in pairs:
+        p, q = theirs.log_probabilities(their_rows), ours.log_probabilities(our_rows)
         same.append(p.argmax(-1) == q.argmax(-1))
         kl_nats.append(F.kl_div(q, p, log_target=True, reduction="none").sum(-1))
-    return torch.cat(same).float().cpu().numpy(), torch.cat(kl_nats).cpu().numpy()
+    stops = np.cumsum([len(one) for one in theirs.states])[:-1]
+    columns = (np.split(torch.cat(column).float().numpy(), stops) for column in (same, kl_nats))
+    return [PositionAgreement(*one) for one in zip(*columns, strict=True)]
 
 
 def summarize_agreement(found: Sequence[PositionAgreement], samples: int, seed: int) -> SystemAgreement:
