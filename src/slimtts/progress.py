@@ -17,11 +17,12 @@ class ProgressLines(tqdm):  # type: ignore[type-arg]
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
         """`training student: 120 of 600 steps, 04:10 left`."""
-        state = self.format_dict
-        rate = state["rate"] or ((state["n"] - state["initial"]) / state["elapsed"] if state["elapsed"] else 0)
-        left = f", {self.format_interval((self.total - self.n) / rate)} left" if rate and self.n < self.total else ""
-        if self.n:
-            print(f"{self.desc}: {self.n} of {self.total} {self.unit}s{left}", file=sys.stderr, flush=True)
+        state: dict[str, Any] = dict(self.format_dict)
+        done, total = int(state["n"]), int(state["total"])
+        rate = state["rate"] or (done / state["elapsed"] if state["elapsed"] else 0)
+        left = f", {self.format_interval((total - done) / rate)} left" if rate and done < total else ""
+        if done:
+            print(f"{self.desc}: {done} of {total} {self.unit}s{left}", file=sys.stderr, flush=True)
         return True
 
     def close(self) -> None:
