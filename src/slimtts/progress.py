@@ -15,7 +15,7 @@ LINE_EVERY_S = 30.0
 class ProgressLines(tqdm):  # type: ignore[type-arg]
     """tqdm that writes whole lines: a log keeps them, and nobody has to read control characters."""
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """`training student: 120 of 600 steps, 04:10 left`."""
         state: dict[str, Any] = dict(self.format_dict)
         done, total = int(state["n"]), int(state["total"])
@@ -23,7 +23,6 @@ class ProgressLines(tqdm):  # type: ignore[type-arg]
         left = f", {self.format_interval((total - done) / rate)} left" if rate and done < total else ""
         if done:
             print(f"{self.desc}: {done} of {total} {self.unit}s{left}", file=sys.stderr, flush=True)
-        return True
 
     def close(self) -> None:
         """The last line came with the last update, or the step was left early."""
