@@ -59,7 +59,10 @@ def evaluation_numbers(report: EvaluationReport) -> dict[str, float]:
         if teacher and name != "teacher":
             found[f"speedup.{name}.lm"] = teacher.speed.lm_rtf / system.speed.lm_rtf
             found[f"speedup.{name}.end_to_end"] = teacher.speed.end_to_end_rtf / system.speed.end_to_end_rtf
-    return found | {"reference_wer": report.reference_wer}
+    for group in report.groups:  # group.hard.repetition.student.wer_corpus
+        kept = group.model_dump(include={"wer_corpus", "wer_mean", "no_end_rate", "failures", "similarity"})
+        found |= numbers(f"group.{group.group.replace('/', '.')}.{group.system}", kept)
+    return found | numbers("reference_wer", report.reference_wer)
 
 
 def _subset_data(workspace: Workspace) -> StageRecord:
@@ -93,7 +96,8 @@ def _distill_student(workspace: Workspace) -> StageRecord:
 
 def _evaluate_student(workspace: Workspace) -> StageRecord:
     report = EvaluationReport.read(workspace.evaluation / "evaluation.json")
-    tags = {"asr": report.asr, "normalizer": report.normalizer, "test_set_sha256": report.test_set_sha256}
+    named = ("asr", "normalizer", "test_set_sha256", "benchmark", "language", "metric", "similarity_predictor")
+    tags = {name: str(getattr(report, name)) for name in named}
     audio = sorted(workspace.evaluation.glob("audio/**/*.wav"))[:AUDIO_FILES]
     tables = [workspace.evaluation / "evaluation.json", *sorted(workspace.evaluation.glob("table.md"))]
     return StageRecord(evaluation_numbers(report), tags, _files("evaluation", tables) + _files("audio", audio))

@@ -77,6 +77,11 @@ def basis_of(evaluation: EvaluationReport) -> Basis:
         teacher_sha256=evaluation.weights_sha256.get("teacher", ""),
         teacher_wer=evaluation.systems["teacher"].wer_corpus.value,
         student_wer=evaluation.systems["student"].wer_corpus.value,
+        benchmark=evaluation.benchmark,
+        language=evaluation.language,
+        metric=evaluation.metric,
+        similarity_predictor=evaluation.similarity_predictor,
+        mos_predictor=evaluation.systems["student"].mos_predictor,
     )
 
 
@@ -105,8 +110,9 @@ def _impossible_numbers(evaluation: EvaluationReport) -> list[str]:
     teacher, student = evaluation.systems["teacher"], evaluation.systems["student"]
     gap = evaluation.gap("student", "teacher")
     tiny, huge = 1e-9, 1e9
+    reference = [] if evaluation.reference_wer is None else [evaluation.reference_wer]
     numbers = [
-        ("WER of the originals", evaluation.reference_wer, 0.0, huge),
+        *(("WER of the originals", wer, 0.0, huge) for wer in reference),
         ("teacher's WER", teacher.wer_corpus.value, 0.0, huge),
         ("student's WER", student.wer_corpus.value, 0.0, huge),
         ("upper bound of the WER gap in points", gap.wer_points.high, -huge, huge),
@@ -167,7 +173,15 @@ def _changes_of_basis(basis: Basis, production: Production) -> list[str]:
         ("recogniser", basis.asr, former.asr),
         ("normaliser", basis.normalizer, former.normalizer),
         ("teacher", basis.teacher_sha256, former.teacher_sha256),
+        ("benchmark", basis.benchmark, former.benchmark),
+        ("language", basis.language, former.language),
+        ("metric", basis.metric, former.metric),
     ]
+    predictors = [
+        ("similarity predictor", basis.similarity_predictor, former.similarity_predictor),
+        ("MOS predictor", basis.mos_predictor, former.mos_predictor),
+    ]
+    pairs += [(what, observed, before) for what, observed, before in predictors if observed and before]
     changes = [
         f"The {what} is {_short(observed)}; version {production.version} in production was judged on {_short(before)}."
         for what, observed, before in pairs
@@ -225,7 +239,8 @@ def _too_good(evaluation: EvaluationReport, student: SystemResult, gap: PairedGa
             f"The student beats its teacher by at least {-gap.wer_points.high:.4g} points of WER; "
             f"more than {MAX_BELIEVABLE_GAIN_POINTS:g} is not believed unseen."
         )
-    below = 100 * (evaluation.reference_wer - student.wer_corpus.value)
+    reference = student.wer_corpus.value if evaluation.reference_wer is None else evaluation.reference_wer
+    below = 100 * (reference - student.wer_corpus.value)
     if below > MAX_POINTS_BELOW_REFERENCE:
         reasons.append(
             f"The student's WER is {below:.4g} points below that of the originals; "

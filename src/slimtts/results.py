@@ -206,21 +206,49 @@ class PairedGap(Result):
     mos: Interval
 
 
-class EvaluationReport(Result):
-    """What evaluate_student measured; numbers are comparable only when asr, normalizer and test_set_sha256 agree.
+class GroupResult(Result):
+    """One system on sentences beside the test set, or in several attempts; no part of its `SystemResult`.
 
-    `weights_sha256` names the weights of each system; evaluations made before it existed have none.
+    `group`: hard, hard/KIND, or best-of-N by WER. `takes` attempts a sentence at `temperature`, the one with the fewest
+    word errors counts.
+    """
+
+    group: str
+    system: str
+    utterances: int
+    takes: int
+    temperature: float
+    test_set_sha256: str
+    wer_corpus: Interval
+    wer_mean: Interval
+    no_end_rate: float
+    failures: int
+    similarity: Interval
+
+
+class EvaluationReport(Result):
+    """What evaluate_student measured; compare two only when `slimtts.evaluation.protocols.unlike` finds nothing.
+
+    `weights_sha256` names the weights of each system; evaluations made before it existed have none. With `metric` CER
+    every WER is one of characters. `reference_wer` is that of the originals' codes, None for a benchmark without
+    originals. `deviations` say why the numbers are not those of a benchmark's published protocol.
     """
 
     asr: str
     normalizer: str
     test_set_sha256: str
     utterances: int
-    reference_wer: float
+    reference_wer: float | None
     systems: dict[str, SystemResult]
     gaps: list[PairedGap]
     machine: str
     weights_sha256: dict[str, str] = {}
+    benchmark: str = "nano"
+    language: str = "en"
+    metric: Literal["WER", "CER"] = "WER"
+    similarity_predictor: str = ""
+    deviations: list[str] = []
+    groups: list[GroupResult] = []
 
     def gap(self, system: str, baseline: str) -> PairedGap:
         """The comparison of two systems.
@@ -288,7 +316,10 @@ class Verdict(Result):
 
 
 class Basis(Result):
-    """What a version was judged on; the numbers of two versions are comparable only when all but the WERs agree."""
+    """What a version was judged on; the numbers of two versions are comparable only when all but the WERs agree.
+
+    Predictors are empty where they were not recorded yet.
+    """
 
     test_set_sha256: str
     asr: str
@@ -296,6 +327,11 @@ class Basis(Result):
     teacher_sha256: str
     teacher_wer: float
     student_wer: float
+    benchmark: str = "nano"
+    language: str = "en"
+    metric: Literal["WER", "CER"] = "WER"
+    similarity_predictor: str = ""
+    mos_predictor: str = ""
 
 
 class Lineage(Result):

@@ -38,8 +38,9 @@ def _speakable(text: str) -> str:
     return text
 
 
+LONGEST_ID = 120
 # Ids become file names.
-UtteranceId = Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=120)]
+UtteranceId = Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=LONGEST_ID)]
 SpokenText = Annotated[str, AfterValidator(_speakable)]
 Voice = Annotated[str, Field(pattern=r"^\S(.*\S)?$", max_length=200)]
 Codes = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
@@ -74,7 +75,23 @@ class AudioEntry:
     split: SplitName | None = None
 
 
-Row = TypeVar("Row", Utterance, AudioEntry)
+@dataclass(frozen=True)
+class PromptedEntry:
+    """A line of a manifest to be judged on: what to say after which prompt; `audio` or `codes` are the original's."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
+    id: UtteranceId
+    text: SpokenText
+    prompt_text: SpokenText
+    prompt_audio: str | None = None
+    prompt_codes: Codes | None = None
+    voice: Voice | None = None
+    audio: str | None = None
+    codes: Codes | None = None
+
+
+Row = TypeVar("Row", Utterance, AudioEntry, PromptedEntry)
 _AUDIO_ENTRY = TypeAdapter(AudioEntry)
 
 
@@ -171,6 +188,27 @@ def read_audio_manifest(path: Path, num_codes: int | None = None) -> list[AudioE
     """
     entries = _read_rows(path, AudioEntry, num_codes)
     check_sound(path, entries)
+    return entries
+
+
+def read_prompted_manifest(path: Path, num_codes: int | None = None) -> list[PromptedEntry]:
+    """Reads a manifest to be judged on; audio files are not looked at.
+
+    Raises:
+        InvalidInputError: the file or a line is bad, a prompt is not exactly one of audio and codes, or an original
+            is both.
+    """
+    entries = _read_rows(path, PromptedEntry, num_codes)
+    for entry in entries:
+        what = f"{path.name}, utterance '{entry.id}'"
+        if (entry.prompt_audio is None) == (entry.prompt_codes is None):
+            raise InvalidInputError(
+                what, "a prompt of neither or both", "exactly one of prompt_audio, prompt_codes", MEND
+            )
+        if entry.audio is not None and entry.codes is not None:
+            raise InvalidInputError(what, "both audio and codes", "at most one of them", MEND)
+        if num_codes is not None and entry.prompt_codes is not None:
+            check_codes(f"{what}, prompt", entry.prompt_codes, num_codes)
     return entries
 
 

@@ -5,8 +5,13 @@ from __future__ import annotations
 from slimtts.results import EvaluationReport, Interval
 
 HEADER = (
-    "| system | layers | parameters | WER % [95 %] | gap to teacher, points [95 %] | no END % | similarity | MOS "
+    "| system | layers | parameters | {metric} % [95 %] | gap to teacher, points [95 %] | no END % | similarity | MOS "
     "| LM-RTF | RTF | tokens/s |\n|---|---|---|---|---|---|---|---|---|---|---|\n"
+)
+
+
+GROUP_HEADER = (
+    "\n| group | system | sentences | {metric} % [95 %] | mean % [95 %] | no END % |\n|---|---|---|---|---|---|\n"
 )
 
 
@@ -26,8 +31,36 @@ def evaluation_table(report: EvaluationReport) -> str:
             f"| {100 * s.no_end_rate:.1f} | {s.similarity.value:.3f} | {s.mos.value:.2f} | {s.speed.lm_rtf:.3f} "
             f"| {s.speed.end_to_end_rtf:.3f} | {s.speed.tokens_per_s:.0f} |\n"
         )
-    notes = (
-        f"\n{report.utterances} sentences; recogniser {report.asr} ({report.normalizer}), on the codec's round trip of "
-        f"the originals {100 * report.reference_wer:.1f} %; test set {report.test_set_sha256[:12]}; {report.machine}\n"
+    return HEADER.format(metric=report.metric) + "".join(rows) + _notes(report) + _groups(report)
+
+
+def _notes(report: EvaluationReport) -> str:
+    original = (
+        ""
+        if report.reference_wer is None
+        else (f", on the codec's round trip of the originals {100 * report.reference_wer:.1f} %")
     )
-    return HEADER + "".join(rows) + notes
+    notes = (
+        f"\n{report.utterances} sentences; recogniser {report.asr} ({report.normalizer}){original}; "
+        f"test set {report.test_set_sha256[:12]}; {report.machine}\n"
+    )
+    if report.benchmark == "nano":
+        return notes
+    means = ", ".join(f"{name} {_percent(system.wer_mean)}" for name, system in report.systems.items())
+    deviations = " ".join(report.deviations) or "none"
+    return (
+        f"{notes}\nBenchmark {report.benchmark}, {report.language}; mean of the sentences' {report.metric} %: {means}; "
+        f"similarity by {report.similarity_predictor}. Other than published: {deviations}\n"
+    )
+
+
+def _groups(report: EvaluationReport) -> str:
+    """Rows of their own: hard sentences, and the best of several attempts, are not the single attempts above."""
+    if not report.groups:
+        return ""
+    rows = [
+        f"| {g.group} | {g.system} | {g.utterances} | {_percent(g.wer_corpus)} | {_percent(g.wer_mean)} "
+        f"| {100 * g.no_end_rate:.1f} |\n"
+        for g in report.groups
+    ]
+    return GROUP_HEADER.format(metric=report.metric) + "".join(rows)

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMForXVector
 
 from slimtts.errors import InvalidInputError
-from slimtts.evaluation.similarity import SpeakerSimilarity
+from slimtts.evaluation.similarity import SpeakerSimilarity, WavLmSimilarity
+from slimtts.teachers.checkpoint import hash_weights
 
 RATE = 16_000
 
@@ -84,3 +86,53 @@ def test_the_weights_are_tensors_only(monkeypatch):
     monkeypatch.setattr(torch, "load", strict)
     wave = [voice(150, 1.0)]
     assert np.array_equal(SpeakerSimilarity().embed(wave, RATE), SpeakerSimilarity().embed(wave, RATE))
+
+
+@pytest.fixture(scope="module")
+def wavlm_folder(tmp_path_factory):
+    """A WavLM of two small layers with random weights: what it hears is nonsense, but always the same."""
+    torch.manual_seed(5)
+    config = WavLMConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, num_labels=3,
+        conv_dim=(16, 16, 16, 16, 16, 16, 16), num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2,
+        tdnn_dim=(16, 16, 16, 16, 24), xvector_output_dim=20,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("wavlm") / "verifier"
+    WavLMForXVector(config).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor().save_pretrained(folder)
+    return folder
+
+
+def test_a_wavlm_of_a_folder_is_named_by_its_weights(wavlm_folder):
+    wavlm = WavLmSimilarity.load(str(wavlm_folder))
+    assert wavlm.name == f"verifier x-vector@{hash_weights(wavlm_folder)[:12]}"
+    waves = [voice(110, 2.0), voice(220, 0.7), voice(150, 0.4), np.zeros(RATE, np.float32)]
+    rows = wavlm.embed(waves, RATE)
+    assert rows.shape == (4, 20) and not rows[2:].any()
+    assert np.linalg.norm(rows[:2], axis=1) == pytest.approx(np.ones(2), abs=1e-5)
+    assert np.array_equal(wavlm.embed(waves[1:2], RATE)[0], rows[1]), "whatever is beside it"
+
+
+def test_a_wavlm_embeds_as_transformers_does(wavlm_folder):
+    model = WavLMForXVector.from_pretrained(wavlm_folder).eval()
+    wave = voice(130, 1.0)
+    scaled = torch.from_numpy((wave - wave.mean()) / np.sqrt(wave.var() + 1e-7))
+    with torch.inference_mode():
+        expected = torch.nn.functional.normalize(model(scaled[None]).embeddings[0], dim=0).numpy()
+    assert WavLmSimilarity.load(str(wavlm_folder)).embed([wave], RATE)[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_wavlm_without_its_head_or_its_safetensors_is_refused(wavlm_folder, tmp_path):
+    WavLMForXVector.from_pretrained(wavlm_folder).wavlm.save_pretrained(tmp_path / "body")
+    Wav2Vec2FeatureExtractor().save_pretrained(tmp_path / "body")
+    with pytest.raises(InvalidInputError, match="tensors missing"):
+        WavLmSimilarity.load(str(tmp_path / "body"))
+    (tmp_path / "pickled").mkdir()
+    torch.save({}, tmp_path / "pickled" / "pytorch_model.bin")
+    with pytest.raises(InvalidInputError, match=r"no \*\.safetensors file"):
+        WavLmSimilarity.load(str(tmp_path / "pickled"))
+
+
+def test_a_wavlm_of_the_hub_needs_its_commit():
+    with pytest.raises(InvalidInputError, match=r"evaluate_student\.similarity.*40 hex digits"):
+        WavLmSimilarity.load("microsoft/wavlm-base-plus-sv")
