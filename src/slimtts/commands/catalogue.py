@@ -25,7 +25,7 @@ class Command:
 
 CHAPTERS = {
     "Make a student": [
-        Command("compress", "all six steps below, for any teacher: a student with its proof"),
+        Command("compress", "all six steps, for any teacher: a student with its proof"),
         Command("subset_data", "1. choose < 5 % of the teacher's hours, and sentences to select and test on", "stage"),
         Command("score_layers", "2. measure how much each decoder layer matters", "stage"),
         Command("prune_layers", "3. remove the layers that matter least", "stage"),
@@ -80,10 +80,11 @@ def build_parser(meant: str | None = None) -> argparse.ArgumentParser:
         formatter_class=StoryFormatter,
     )
     parser.add_argument("--version", action="version", version=f"slimtts {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", prog="slimtts")
     for command in COMMANDS.values():
-        about = command.help.lstrip("123456. ").replace("%", "%%")
-        added = commands.add_parser(command.name, help=about, description=f"{about[0].upper()}{about[1:]}.")
+        about = command.help.lstrip("123456. ")
+        described = f"{about[0].upper()}{about[1:]}."
+        added = commands.add_parser(command.name, help=about.replace("%", "%%"), description=described)
         if meant in (None, command.name):
             command.load().add_arguments(added)
     return parser
