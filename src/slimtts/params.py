@@ -19,6 +19,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0, le=1000)]
 FamilyName = Literal["nano", "llasa", "cosyvoice2", "neutts", "orpheus"]
+VariantName = Literal["int8", "fp8", "sparse24", "sparse24_int8"]
 
 
 class Section(BaseModel):
@@ -142,7 +143,10 @@ class EvaluateStudentParams(Section):
     utterances: PositiveInt
     mos_utterances: PositiveInt
     speed_utterances: PositiveInt
+    agreement_utterances: Annotated[int, Field(ge=0)] = 64
+    audio_utterances: PositiveInt = 24
     bootstrap_samples: PositiveInt
+    variants: tuple[VariantName, ...] = ()
     seed: Seed
 
 

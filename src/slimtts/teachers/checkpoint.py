@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from slimtts.errors import InvalidInputError
 from slimtts.storage import files_sha256
+from slimtts.teachers.eight_bits import check_quantization, expected_version
 
 
 def hash_weights(folder: Path) -> str:
@@ -32,15 +33,20 @@ def hash_weights(folder: Path) -> str:
 def load_language_model(folder: Path) -> Any:
     """A causal language model in fp32 and eval mode; strict: every tensor of the architecture must be there.
 
+    8-bit weights stay as they are stored.
+
     Raises:
-        InvalidInputError: the checkpoint is truncated, incomplete, or belongs to another architecture.
+        InvalidInputError: the checkpoint is truncated, incomplete, belongs to another architecture, or is quantised
+            in a way that `slimtts quantize` does not write.
     """
     hash_weights(folder)
+    check_quantization(folder)
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder, dtype="float32", use_safetensors=True, output_loading_info=True, local_files_only=True,
-            trust_remote_code=False,
-        )  # fmt: skip
+        with expected_version():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                folder, dtype="float32", use_safetensors=True, output_loading_info=True, local_files_only=True,
+                trust_remote_code=False,
+            )  # fmt: skip
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise InvalidInputError(
             f"checkpoint {folder}",
