@@ -64,7 +64,7 @@ class Workspace:
 
     @property
     def evaluation(self) -> Path:
-        """evaluate_student: evaluation.json, utterances.jsonl, table.md, audio/."""
+        """evaluate_student: evaluation.json, utterances.jsonl, table.md, kept.json, audio/."""
         return self.root / "evaluation"
 
     @property
