@@ -55,7 +55,7 @@ class RecogniserParams(Section):
     """Who transcribes, and how transcripts are normalised before words are counted."""
 
     model: str
-    normalizer: Literal["basic", "seed_tts_eval"]
+    normalizer: Literal["basic", "seed_tts_eval", "seed_tts_eval_zh", "f5_tts"]
     beam_size: PositiveInt
 
 
@@ -83,6 +83,7 @@ class ScoreLayersParams(Section):
     method: Literal["wli", "block_influence", "search"]
     beam_width: PositiveInt
     utterances: PositiveInt
+    early_stop_risk: Annotated[float, Field(ge=0, le=0.5)] | None = None
     bootstrap_samples: PositiveInt
     seed: Seed
 
@@ -138,8 +139,15 @@ class DistillStudentParams(Section):
 
 
 class EvaluateStudentParams(Section):
-    """What is measured on the test split."""
+    """What is measured, and on which sentences."""
 
+    benchmark: Literal["nano", "seed-tts-eval", "librispeech-pc", "manifest"] = "nano"
+    benchmark_source: str = ""
+    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")] = "en"
+    similarity: Annotated[str, Field(min_length=1)] = "bundled"
+    hard_sentences: bool = False
+    best_of: Annotated[int, Field(ge=1, le=64)] = 1
+    best_of_temperature: Annotated[float, Field(gt=0, le=2)] = 0.8
     utterances: PositiveInt
     mos_utterances: PositiveInt
     speed_utterances: PositiveInt

@@ -62,7 +62,9 @@ def deviations(report: EvaluationReport, rows_there: int) -> list[str]:
 def unlike(first: EvaluationReport, second: EvaluationReport) -> list[str]:
     """In what two evaluations differ so that their numbers must not be compared; none: they may be."""
     pairs = [(name, getattr(first, name), getattr(second, name)) for name in SHARED]
-    rated = [{system.mos_predictor for system in report.systems.values()} for report in (first, second)]
-    pairs.append(("mos_predictor", *(", ".join(sorted(names)) for names in rated)))
+    one, other = (
+        ", ".join(sorted({system.mos_predictor for system in report.systems.values()})) for report in (first, second)
+    )
+    pairs.append(("mos_predictor", one, other))
     # What older evaluations did not record cannot differ.
     return [f"{name}: {one} against {other}" for name, one, other in pairs if one != other and one and other]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,6 +57,26 @@ class Recognizer:
         )
         tokenizer = Tokenizer(whisper.hf_tokenizer, whisper.model.is_multilingual, task="transcribe", language="en")
         return cls(_with_beam(name, beam_size), beam_size, whisper, tokenizer)
+
+    def in_language(self, language: str) -> Recognizer:
+        """The same ears, told to expect another language than English.
+
+        Raises:
+            InvalidInputError: a model of English alone, or a language (ISO code) that Whisper does not know.
+        """
+        from faster_whisper.tokenizer import Tokenizer
+
+        whisper = self._whisper
+        if not whisper.model.is_multilingual and language != "en":
+            raise InvalidInputError(
+                "evaluate_student.language", f"{language} with {self.name}", "en, which is all that it knows",
+                "name a multilingual recogniser in recogniser.model",
+            )  # fmt: skip
+        try:
+            told = Tokenizer(whisper.hf_tokenizer, whisper.model.is_multilingual, task="transcribe", language=language)
+        except ValueError as error:
+            raise InvalidInputError("evaluate_student.language", language, error, "correct params.yaml") from None
+        return replace(self, _tokenizer=told)
 
     def transcribe(self, waveforms: Sequence[np.ndarray], sample_rate_hz: int) -> list[str]:
         """One text for each float32 [samples]; silence gives "". Longer audio is heard window after window.
