@@ -77,19 +77,24 @@ class SubsetReport(Result):
 
 
 class LayerScore(Result):
-    """Importance of one layer: high = keep. WER fields are None for methods that do not synthesise."""
+    """Importance of one layer: high = keep. WER fields are None for methods that do not synthesise.
+
+    `utterances` were spoken without it: fewer than by the full model where its rank was settled early.
+    """
 
     layer: int
     importance: float
     wer_capped: Interval | None = None
     wer_raw: float | None = None
     no_end_rate: float | None = None
+    utterances: int | None = None
 
 
 class LayerScores(Result):
     """What score_layers measured; `drop_order` lists layers from the least important on.
 
     `best_sets`, from methods that judge layers together: for a number of layers, the best set of that size.
+    `early_stop_risk`: of an order other than all utterances would give; None where every layer had all of them.
     """
 
     method: str
@@ -99,6 +104,7 @@ class LayerScores(Result):
     layers: list[LayerScore]
     drop_order: list[int]
     best_sets: dict[int, list[int]] = {}
+    early_stop_risk: float | None = None
     data_sha256: str
     teacher_sha256: str
 
@@ -179,7 +185,10 @@ class SpeedResult(Result):
 
 
 class SystemResult(Result):
-    """One system (teacher, pruned, student, control) on the test split. Failures count as errors."""
+    """One system (teacher, pruned, student, control, variants) on the test split. Failures count as errors.
+
+    `weight_mb` is what the weights take as they are loaded, in MB of 2**20 bytes; older evaluations have none.
+    """
 
     name: str
     num_layers: int
@@ -193,6 +202,7 @@ class SystemResult(Result):
     mos: Interval
     mos_predictor: str
     speed: SpeedResult
+    weight_mb: float | None = None
 
 
 class PairedGap(Result):
@@ -289,13 +299,16 @@ class AgreementReport(Result):
 
 
 class KeptSentence(Result):
-    """A test sentence that can be heard: drawn at random, or among those that the student got most wrong."""
+    """A test sentence that can be heard: drawn at random, or among those that the student got most wrong.
+
+    `original_transcript` is of the recording through the codec; None where there is no recording.
+    """
 
     id: str
     text: str
     voice: str
     prompt_text: str
-    original_transcript: str
+    original_transcript: str | None
     chosen: Literal["random", "worst"]
 
 
@@ -361,3 +374,23 @@ class Release(Result):
     lineage: Lineage
     verdict: Verdict
     metrics: dict[str, float]
+
+
+class StageEstimate(Result):
+    """What a stage will do, in words, and its seconds on this machine."""
+
+    stage: str
+    work: str
+    seconds: float
+
+
+class RunEstimate(Result):
+    """What a run will cost; finished stages cost nothing."""
+
+    stages: list[StageEstimate]
+    finished: list[str]
+    seconds: float
+    peak_memory_gb: float
+    disk_gb: float
+    free_disk_gb: float
+    machine: str

@@ -45,6 +45,7 @@ class SystemOutput:
     parameters: int
     items: list[SpokenItem]
     speed: SpeedResult
+    weight_mb: float | None = None
 
 
 def _rated(items: Sequence[SpokenItem]) -> list[float]:
@@ -69,6 +70,7 @@ def summarize(output: SystemOutput, mos_predictor: str, samples: int, seed: int)
         mos=bootstrap_mean(rated, samples, seed) if rated else MISSING,
         mos_predictor=mos_predictor,
         speed=output.speed,
+        weight_mb=output.weight_mb,
     )
 
 

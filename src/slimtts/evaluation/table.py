@@ -1,4 +1,4 @@
-"""The table people read first: teacher, pruned, student, control."""
+"""The table people read first: teacher, pruned, student, control, and the student's variants."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from slimtts.results import EvaluationReport, Interval
 
 HEADER = (
     "| system | layers | parameters | {metric} % [95 %] | gap to teacher, points [95 %] | no END % | similarity | MOS "
-    "| LM-RTF | RTF | tokens/s |\n|---|---|---|---|---|---|---|---|---|---|---|\n"
+    "| LM-RTF | RTF | tokens/s | weights, MB |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n"
 )
 
 
@@ -25,11 +25,12 @@ def evaluation_table(report: EvaluationReport) -> str:
     rows = []
     for name, s in report.systems.items():
         gap = gaps.get(name)
+        weights = "" if s.weight_mb is None else f"{s.weight_mb:.1f}"
         shown = "" if gap is None else f"{gap.value:+.1f} [{gap.low:+.1f}, {gap.high:+.1f}]"
         rows.append(
             f"| {name} | {s.num_layers} | {s.parameters / 1e6:.1f} M | {_percent(s.wer_corpus)} | {shown} "
             f"| {100 * s.no_end_rate:.1f} | {s.similarity.value:.3f} | {s.mos.value:.2f} | {s.speed.lm_rtf:.3f} "
-            f"| {s.speed.end_to_end_rtf:.3f} | {s.speed.tokens_per_s:.0f} |\n"
+            f"| {s.speed.end_to_end_rtf:.3f} | {s.speed.tokens_per_s:.0f} | {weights} |\n"
         )
     return HEADER.format(metric=report.metric) + "".join(rows) + _notes(report) + _groups(report)
 
