@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import platform
-import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import soundfile
 import torch
-from tqdm import tqdm
 
 from slimtts.decoding.generation import Generated, generate
+from slimtts.evaluation.agreement import measure_agreement
 from slimtts.evaluation.naturalness import MosPredictor
+from slimtts.evaluation.normalization import simplified
+from slimtts.evaluation.protocols import deviations
 from slimtts.evaluation.recognition import Recognizer
-from slimtts.evaluation.similarity import SpeakerSimilarity
+from slimtts.evaluation.similarity import SpeakerSimilarity, VoiceEncoder, WavLmSimilarity
 from slimtts.evaluation.speed import SpeedJob, measure_speed
 from slimtts.evaluation.systems import SpokenItem, SystemOutput, as_arrays, compare, summarize
 from slimtts.evaluation.table import evaluation_table
-from slimtts.evaluation.word_errors import WordErrors, corpus_wer, count_word_errors
+from slimtts.evaluation.word_errors import WordErrors, corpus_wer, count_word_errors, metric_of
 from slimtts.params import Params
-from slimtts.results import EvaluationReport, PairedGap, SubsetReport, SystemResult
+from slimtts.progress import progress_bar
+from slimtts.quantization.memory import weight_bytes
+from slimtts.results import EvaluationReport, PairedGap, SubsetReport
 from slimtts.shared_work import make_items, progress_of
+from slimtts.stages.benchmark_set import BenchmarkSet, open_benchmark
+from slimtts.stages.kept_audio import keep_audio
 from slimtts.stages.score_layers import open_recognizer
-from slimtts.stages.voices import SpeakingTask, speaking_tasks
+from slimtts.stages.sentence_groups import best_take, group_results, sentence_groups
+from slimtts.stages.student_variants import variant_folders
+from slimtts.stages.voices import SpeakingTask
 from slimtts.storage import atomic_path
 from slimtts.teachers.base import Teacher
 from slimtts.teachers.checkpoint import hash_weights
@@ -38,8 +44,15 @@ from slimtts.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-WAVS_A_SYSTEM = 12
-CODE = ("evaluation", "decoding", "stages/evaluate_student.py")  # what other code has heard is heard again
+CODE = (
+    "evaluation",
+    "decoding",
+    "quantization",
+    "data/hard_sentences.py",
+    "stages/benchmark_set.py",
+    "stages/evaluate_student.py",
+    "stages/sentence_groups.py",
+)  # what other code has heard is heard again
 
 
 @dataclass(frozen=True)
@@ -47,7 +60,7 @@ class Judges:
     """The models that listen, and the voices they compare with."""
 
     recognizer: Recognizer
-    similarity: SpeakerSimilarity
+    similarity: VoiceEncoder
     mos: MosPredictor
     prompt_voices: np.ndarray
 
@@ -61,12 +74,6 @@ def system_folders(workspace: Workspace, teacher: Teacher) -> dict[str, Path]:
         "control": workspace.student / "control",
     }
     return {name: folder for name, folder in folders.items() if folder.is_dir()}
-
-
-def hash_tasks(tasks: Sequence[SpeakingTask]) -> str:
-    """Names the test set: texts, prompts, order."""
-    rows = [(t.utterance.id, t.utterance.text, t.prompt.text, t.prompt.codes) for t in tasks]
-    return hashlib.sha256(repr(rows).encode()).hexdigest()
 
 
 def describe_machine(threads: int) -> str:
@@ -89,15 +96,16 @@ def listen(
     judges: Judges,
     params: Params,
     rate_hz: int,
+    mos_utterances: int,
 ) -> list[SpokenItem]:
-    """What the judges heard."""
-    audio = as_arrays(waves)
-    transcripts = judges.recognizer.transcribe(audio, rate_hz)
+    """What the judges heard; the first `mos_utterances` are rated."""
+    audio, metric = as_arrays(waves), metric_of(params.evaluate_student.language)
+    transcripts = transcribe(judges.recognizer, audio, rate_hz, params.evaluate_student.language)
     similarity = np.sum(judges.similarity.embed(audio, rate_hz) * judges.prompt_voices, axis=1)
-    rated = judges.mos.predict(audio[: params.evaluate_student.mos_utterances], rate_hz)
+    rated = judges.mos.predict(audio[:mos_utterances], rate_hz)
     items = []
     for i, (task, made) in enumerate(zip(tasks, spoken, strict=True)):
-        errors = count_word_errors(task.utterance.text, transcripts[i], params.recogniser.normalizer)
+        errors = count_word_errors(task.utterance.text, transcripts[i], params.recogniser.normalizer, metric)
         items.append(
             SpokenItem(
                 task.utterance.id,
@@ -113,86 +121,139 @@ def listen(
     return items
 
 
-def write_wavs(folder: Path, tasks: Sequence[SpeakingTask], waves: Sequence[torch.Tensor], rate_hz: int) -> None:
-    """The first utterances, named by their ids."""
-    folder.mkdir(parents=True)
-    for task, wave in list(zip(tasks, waves, strict=True))[:WAVS_A_SYSTEM]:
-        soundfile.write(folder / f"{task.utterance.id}.wav", wave.numpy(), rate_hz, subtype="PCM_16")
+def transcribe(recognizer: Recognizer, audio: Sequence[np.ndarray], rate_hz: int, language: str) -> list[str]:
+    """Texts; Chinese in simplified characters."""
+    texts = recognizer.transcribe(audio, rate_hz)
+    return [simplified(text) for text in texts] if language == "zh" else texts
 
 
 @dataclass(frozen=True)
 class Heard:
-    """What is kept of one system, beside audio/; not its speed, which is measured when nothing else runs."""
+    """What is kept of one system, beside its codes; not its speed, which is measured when nothing else runs."""
 
     num_layers: int
     parameters: int
+    weight_mb: float
     weights_sha256: str
     asr: str
     mos_predictor: str
+    similarity_predictor: str
     items: list[SpokenItem]
+    groups: dict[str, list[SpokenItem]]
 
     @classmethod
     def read(cls, folder: Path) -> Heard:
         """As `Hearing.hear_system` left it."""
         kept = json.loads((folder / "heard.json").read_text())
-        items = [SpokenItem(**row | {"errors": WordErrors(**row["errors"])}) for row in kept.pop("items")]
-        return cls(**kept, items=items)
+        items, groups = kept.pop("items"), kept.pop("groups")
+        return cls(**kept, items=_items(items), groups={name: _items(rows) for name, rows in groups.items()})
+
+
+def _items(rows: list[dict[str, Any]]) -> list[SpokenItem]:
+    return [SpokenItem(**row | {"errors": WordErrors(**row["errors"])}) for row in rows]
 
 
 class Hearing:
-    """The test split, and the judges, who are called when something is to be heard."""
+    """What is to be said, and the judges, who are called when something is to be heard."""
 
-    def __init__(self, params: Params, teacher: Teacher, tasks: Sequence[SpeakingTask]) -> None:
-        self.params, self.teacher, self.tasks = params, teacher, tasks
+    def __init__(self, params: Params, teacher: Teacher, benchmark: BenchmarkSet) -> None:
+        self.params, self.teacher, self.benchmark, self.tasks = params, teacher, benchmark, benchmark.tasks
+        self.groups = sentence_groups(params, self.tasks)
         self.rate_hz = teacher.codec.sample_rate_hz
 
     @cached_property
     def judges(self) -> Judges:
         """Loaded once."""
-        similarity = SpeakerSimilarity()
-        prompts = as_arrays([self.teacher.audio(t.prompt.codes) for t in self.tasks])
-        voices = similarity.embed(prompts, self.rate_hz)
-        return Judges(open_recognizer(self.params.recogniser), similarity, MosPredictor(), voices)
+        knobs, recognizer = self.params.evaluate_student, open_recognizer(self.params.recogniser)
+        if knobs.language != "en":
+            recognizer = recognizer.in_language(knobs.language)
+        bundled = knobs.similarity == "bundled"
+        similarity: VoiceEncoder = SpeakerSimilarity() if bundled else WavLmSimilarity.load(knobs.similarity)
+        voices = similarity.embed(self.benchmark.prompt_waves(self.teacher), self.rate_hz)
+        return Judges(recognizer, similarity, MosPredictor(), voices)
 
     def hear_originals(self, out: Path) -> None:
-        """transcripts.json and audio/ of the corpus' own codes."""
+        """transcripts.json of the corpus' own codes."""
         waves = [self.teacher.audio(t.utterance.codes) for t in self.tasks]
-        write_wavs(out / "audio", self.tasks, waves, self.rate_hz)
-        heard = self.judges.recognizer.transcribe(as_arrays(waves), self.rate_hz)
+        language = self.params.evaluate_student.language
+        heard = transcribe(self.judges.recognizer, as_arrays(waves), self.rate_hz, language)
+        out.mkdir()
         (out / "transcripts.json").write_text(json.dumps(heard))
 
     def hear_system(self, folder: Path, out: Path) -> None:
-        """heard.json and audio/ of the checkpoint in `folder`."""
+        """heard.json and codes.json, by id, of the checkpoint in `folder`."""
         system = load_beside(self.teacher, folder)
         ids = [system.prompt_ids(t.utterance.text, t.prompt) for t in self.tasks]
         spoken = generate(system.model, system.layout, ids, self.params.decoding)
         waves = [self.teacher.audio(s.codes) for s in spoken]
-        write_wavs(out / "audio", self.tasks, waves, self.rate_hz)
-        items = listen(self.tasks, spoken, waves, self.judges, self.params, self.rate_hz)
-        model, names = system.model, (self.judges.recognizer.name, self.judges.mos.name)
-        heard = Heard(model.config.num_hidden_layers, model.num_parameters(), system.weights_sha256, *names, items)
+        rated = self.params.evaluate_student.mos_utterances
+        items = listen(self.tasks, spoken, waves, self.judges, self.params, self.rate_hz, rated)
+        model, judges = system.model, self.judges
+        names = (judges.recognizer.name, judges.mos.name, judges.similarity.name)
+        heard = Heard(
+            model.config.num_hidden_layers,
+            model.num_parameters(),
+            weight_bytes(model) / 2**20,
+            system.weights_sha256,
+            *names,
+            items,
+            self.hear_groups(system),
+        )
+        out.mkdir()
         (out / "heard.json").write_text(json.dumps(asdict(heard)))
+        codes = {t.utterance.id: s.codes for t, s in zip(self.tasks, spoken, strict=True)}
+        (out / "codes.json").write_text(json.dumps(codes))
+
+    def hear_groups(self, system: Teacher) -> dict[str, list[SpokenItem]]:
+        """The sentences beside the test set, by group: of several attempts the best."""
+        heard = {}
+        for group in self.groups:
+            judges = replace(self.judges, prompt_voices=self.judges.prompt_voices[group.prompts])
+            ids = [system.prompt_ids(t.utterance.text, t.prompt) for t in group.tasks]
+            takes = []
+            for decoding in group.takes:
+                spoken = generate(system.model, system.layout, ids, decoding)
+                waves = [self.teacher.audio(s.codes) for s in spoken]
+                takes.append(listen(group.tasks, spoken, waves, judges, self.params, self.rate_hz, 0))
+            heard[group.name] = best_take(takes)
+        return heard
+
+
+def hearing_progress(params: Params, workspace: Workspace, hearing: Hearing) -> Path:
+    """Where what these judges heard is kept between attempts, and the variants that were made for them."""
+    data = SubsetReport.read(workspace.data / "report.json").data_sha256
+    knobs = params.evaluate_student
+    groups = [(group.name, group.sha256, group.takes) for group in hearing.groups]
+    marks = (
+        params.teacher, params.decoding, params.recogniser, knobs.mos_utterances, knobs.language, knobs.similarity,
+        hearing.benchmark.sha256, groups, data,
+    )  # fmt: skip
+    return progress_of(workspace.evaluation_progress, CODE, *marks)
+
+
+def judged_folders(params: Params, workspace: Workspace, hearing: Hearing) -> dict[str, Path]:
+    """`system_folders`, and those of the student's variants, which are made when they are first asked for."""
+    progress = hearing_progress(params, workspace, hearing)
+    variants = variant_folders(params, workspace, hearing.teacher, progress)
+    return system_folders(workspace, hearing.teacher) | variants
 
 
 def hear_all(params: Params, workspace: Workspace, hearing: Hearing) -> dict[str, Path]:
     """The originals and every system, by name, each heard once; those that were heard before are only looked up."""
-    data = SubsetReport.read(workspace.data / "report.json").data_sha256
-    knobs = params.evaluate_student
-    marks = (params.teacher, params.decoding, params.recogniser, knobs.utterances, knobs.mos_utterances, data)
-    progress = progress_of(workspace.evaluation_progress, CODE, *marks)
+    progress = hearing_progress(params, workspace, hearing)
     makers, names = {"original": hearing.hear_originals}, {"original": "original"}
-    for name, folder in system_folders(workspace, hearing.teacher).items():
+    for name, folder in judged_folders(params, workspace, hearing).items():
         names[name] = f"{name}-{hash_weights(folder)[:16]}"
         makers[names[name]] = partial(hearing.hear_system, folder)
-    with tqdm(total=len(makers), desc="listening to systems", unit="system") as bar:
+    with progress_bar(total=len(makers), desc="listening to systems", unit="system") as bar:
         make_items(progress, makers, lambda _: bar.update(1))
     return {name: progress / kept for name, kept in names.items()}
 
 
 def open_hearing(params: Params, workspace: Workspace) -> Hearing:
-    """The teacher's codec and the test split."""
+    """The teacher's codec and the sentences that judge."""
     teacher = load_teacher(params.teacher, with_model=False)
-    return Hearing(params, teacher, speaking_tasks(workspace, "test", params.evaluate_student.utterances))
+    return Hearing(params, teacher, open_benchmark(params, workspace, teacher))
 
 
 def fill_progress(params: Params, workspace: Workspace) -> None:
@@ -201,27 +262,35 @@ def fill_progress(params: Params, workspace: Workspace) -> None:
 
 
 def evaluate_student(params: Params, workspace: Workspace) -> EvaluationReport:
-    """Writes evaluation.json, table.md, utterances.jsonl and audio/ below `workspace.evaluation`."""
+    """Writes evaluation.json, table.md, utterances.jsonl, kept.json and audio/ below `workspace.evaluation`."""
     knobs, threads, normalizer = params.evaluate_student, torch.get_num_threads(), params.recogniser.normalizer
     hearing = open_hearing(params, workspace)
     tasks, teacher = hearing.tasks, hearing.teacher
     folders = hear_all(params, workspace, hearing)
     transcripts = json.loads((folders["original"] / "transcripts.json").read_text())
-    said = [(task.utterance.text, transcript) for task, transcript in zip(tasks, transcripts, strict=True)]
-    reference_wer = corpus_wer([count_word_errors(text, transcript, normalizer) for text, transcript in said])
+    metric = metric_of(knobs.language)
+    reference = [
+        count_word_errors(task.utterance.text, transcript, normalizer, metric)
+        for task, transcript in zip(tasks, transcripts, strict=True)
+        if task.utterance.codes
+    ]
+    reference_wer = corpus_wer(reference) if reference else None
     timed = tasks[: knobs.speed_utterances]
     texts, prompts = [t.utterance.text for t in timed], [t.prompt for t in timed]
     heard: dict[str, Heard] = {}
     outputs: dict[str, SystemOutput] = {}
-    for name, folder in system_folders(workspace, teacher).items():
+    systems = judged_folders(params, workspace, hearing)
+    for name, folder in systems.items():
         heard[name] = own = Heard.read(folders[name])
         speed = measure_speed(SpeedJob(params.teacher, folder, texts, prompts, params.decoding, threads))
-        outputs[name] = SystemOutput(name, own.num_layers, own.parameters, own.items, speed)
+        outputs[name] = SystemOutput(name, own.num_layers, own.parameters, own.items, speed, own.weight_mb)
     listener = heard["teacher"]
+    recorded = [(t.utterance, t.prompt) for t in tasks if t.utterance.codes][: knobs.agreement_utterances]
+    students = {name: folder for name, folder in systems.items() if name != "teacher"}
     report = EvaluationReport(
         asr=listener.asr,
         normalizer=normalizer,
-        test_set_sha256=hash_tasks(tasks),
+        test_set_sha256=hearing.benchmark.sha256,
         utterances=len(tasks),
         reference_wer=reference_wer,
         systems={
@@ -231,27 +300,48 @@ def evaluate_student(params: Params, workspace: Workspace) -> EvaluationReport:
         gaps=all_gaps(outputs, knobs.bootstrap_samples, knobs.seed),
         machine=describe_machine(threads),
         weights_sha256={name: own.weights_sha256 for name, own in heard.items()},
+        benchmark=knobs.benchmark,
+        language=knobs.language,
+        metric=metric,
+        similarity_predictor=listener.similarity_predictor,
+        groups=group_results(
+            hearing.groups, {n: own.groups for n, own in heard.items()}, knobs.bootstrap_samples, knobs.seed
+        ),
     )
+    report = report.model_copy(update={"deviations": deviations(report, hearing.benchmark.rows_there)})
     with atomic_path(workspace.evaluation) as out:
-        for name, folder in folders.items():
-            shutil.copytree(folder / "audio", out / "audio" / name)
+        keep_audio(params, workspace.root, teacher, tasks, folders, outputs["student"].items, out)
         report.write(out / "evaluation.json")
+        if recorded:
+            agreement = measure_agreement(teacher, students, recorded, knobs.bootstrap_samples, knobs.seed)
+            agreement.write(out / "agreement.json")
         (out / "table.md").write_text(evaluation_table(report))
         rows = [{"system": name} | asdict(item) for name, o in outputs.items() for item in o.items]
         (out / "utterances.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    logger.info(decision_line(report.systems, reference_wer))
+        if hearing.groups:
+            rows = [
+                {"system": name, "group": group} | asdict(item)
+                for name, own in heard.items()
+                for group, items in own.groups.items()
+                for item in items
+            ]
+            (out / "groups.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    logger.info(decision_line(report))
     return report
 
 
 def all_gaps(outputs: dict[str, SystemOutput], samples: int, seed: int) -> list[PairedGap]:
-    """Every system against the teacher, and the student against the control."""
+    """Every system against the teacher, the student against the control, its variants against the student."""
     pairs = [(name, "teacher") for name in outputs if name != "teacher"]
     if "control" in outputs:
         pairs.append(("student", "control"))
+    pairs += [(name, "student") for name in outputs if name.startswith("student-")]
     return [compare(outputs[a], outputs[b], samples, seed) for a, b in pairs]
 
 
-def decision_line(systems: dict[str, SystemResult], reference_wer: float) -> str:
-    """WER of every system in one line."""
-    shown = ", ".join(f"{name} {100 * s.wer_corpus.value:.1f} %" for name, s in systems.items())
-    return f"WER: {shown}; originals through the codec {100 * reference_wer:.1f} %"
+def decision_line(report: EvaluationReport) -> str:
+    """WER, or CER, of every system in one line."""
+    shown = ", ".join(f"{name} {100 * s.wer_corpus.value:.1f} %" for name, s in report.systems.items())
+    if report.reference_wer is None:
+        return f"{report.metric}: {shown}"
+    return f"{report.metric}: {shown}; originals through the codec {100 * report.reference_wer:.1f} %"
