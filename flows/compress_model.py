@@ -6,6 +6,7 @@ python -m flows.compress_model --profile demo --name demo --set distill_student.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,8 +24,10 @@ from tasks.approval import request_approval
 from tasks.artifacts import show_links
 from tasks.bucket import ensure_bucket, s3_client
 from tasks.flow_parameters import Depth, Override, Profile, RunName, fill_name, filled_name
+from tasks.listening_page import publish_listening_page
 from tasks.promotion import Promotions
 from tasks.registry import register_release
+from tasks.run_plan import print_plan
 from tasks.shared_outputs import take_over
 from tasks.stage_runner import StageError, run_dvc, stale_stages
 from tasks.stages import (
@@ -122,6 +125,7 @@ def compress_model(
             register_model(run),
         ]
         record_numbers(run)
+        publish_listening_page(run)
         register_version(run)
         push_outputs(run)
         confirm_clean(run)
@@ -164,7 +168,14 @@ def show_results(workspace: Path) -> None:
     for path in wavs:
         if path.name == wavs[0].name:
             print(path)
-    print(f"and {len(wavs)} files in all below {evaluation / 'audio'}")
+    print(f"and {len(wavs)} files in all below {evaluation / 'audio'}; open {workspace / 'report' / 'index.html'}")
+
+
+def result_json(workspace: Path) -> str:
+    """Folder, verdict and numbers of a finished run, for programs."""
+    release = Release.read(workspace / "release" / "release.json")
+    found = {"workspace": str(workspace), "verdict": release.verdict.model_dump(), "metrics": release.metrics}
+    return json.dumps(found, indent=2)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -175,10 +186,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE")
     parser.add_argument("--runs", type=Path, default=RUNS, help="where runs live")
     parser.add_argument("--revision", default="", help="run the code of this commit (default: as it lies here)")
+    parser.add_argument("--dry-run", action="store_true", help="print plan, time, memory and disk; start nothing")
+    parser.add_argument("--json", action="store_true", help="print the plan, or the result, for programs")
     options = parser.parse_args(arguments)
     try:
         check_name(options.name)
-        compose_params(options.profile, options.overrides)  # before a server starts for nothing
+        params = compose_params(options.profile, options.overrides)  # before a server starts for nothing
+        if options.dry_run:
+            print_plan(options.runs / options.name, params, options.json)
+            return 0
         workspace = compress_model(
             options.name, options.profile, options.overrides, options.runs, revision=options.revision
         )
@@ -186,7 +202,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"slimtts: {error}", file=sys.stderr)
         mendable = isinstance(error, InvalidInputError) or (isinstance(error, StageError) and not error.worth_retrying)
         return 2 if mendable else 1
-    show_results(workspace)
+    except KeyboardInterrupt:
+        print(f"slimtts: interrupted; the same command goes on in {options.runs / options.name}", file=sys.stderr)
+        return 130
+    if options.json:
+        print(result_json(workspace))
+    else:
+        show_results(workspace)
     return 0
 
 

@@ -49,6 +49,14 @@ def show_links(run: TrackedRun, logger: Logger) -> None:
             create_link_artifact(f"{page}/artifacts/audio", "hear it", "audio", f"Audio of {run.workspace.name}")
 
 
+def show_listening_page(run: TrackedRun, artifact: str, logger: Logger) -> None:
+    """A link to the page in MLflow that plays every system; none without a server that has pages."""
+    page = run_page(run)
+    if page:
+        with _if_reachable(logger, "the link to the listening page"):
+            create_link_artifact(f"{page}/artifacts/{artifact}", "listen and compare", "listening", run.workspace.name)
+
+
 def run_page(run: TrackedRun) -> str | None:
     """Address of the run in MLflow; None when the store is a file."""
     address = os.environ.get(BROWSER_ADDRESS) or run.tracking_uri

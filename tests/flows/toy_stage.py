@@ -94,6 +94,8 @@ def evaluate_student(params, ws):
         weights_sha256={"teacher": "teacher", "student": f"student-{params['distill_student']['seed']}"},
     ).write(ws.evaluation / "evaluation.json")  # fmt: skip
     (ws.evaluation / "table.md").write_text("| system | WER |\n")
+    (ws.evaluation / "utterances.jsonl").write_text("")
+    r.KeptAudio(sentences=[]).write(ws.evaluation / "kept.json")
     (ws.evaluation / "audio").mkdir()
     (ws.evaluation / "audio" / "student-0.wav").write_bytes(b"RIFF")
 

@@ -12,14 +12,18 @@ TEACHER_Y, STUDENT_Y, HEIGHT = 16, 134, 190
 
 
 def imitated_layers(plan: PrunePlan, knobs: DistillStudentParams) -> list[int] | None:
-    """For each layer of the student the teacher's layer whose output it was trained to give; None when for none."""
-    from slimtts.distill.healing import PRESETS
-    from slimtts.distill.losses import dynamic_matches
+    """For each layer of the student the teacher's layer whose output it was trained to give; None when for none.
 
-    preset = PRESETS[knobs.preset].changed(knobs.loss)
-    if not knobs.steps or not (preset.latent or preset.attention):
+    Says in a few words what slimtts.distill.healing does, whose import would bring torch; a test compares the two.
+    """
+    loss = knobs.loss
+    latent = 1.0 if loss.latent is None else loss.latent
+    attention = float(knobs.preset == "spade") if loss.attention is None else loss.attention
+    if not knobs.steps or not (latent or attention):
         return None
-    return dynamic_matches(plan.retained, plan.num_layers) if preset.matching == "dynamic" else list(plan.retained)
+    if loss.matching == "static":
+        return list(plan.retained)
+    return [*(following - 1 for following in plan.retained[1:]), plan.num_layers - 1]
 
 
 def layer_figure(plan: PrunePlan, imitated: list[int] | None) -> str:

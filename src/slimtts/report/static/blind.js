@@ -53,6 +53,7 @@ const blind = {
   welcome() {
     this.step = null;
     const pairs = this.facts.pairs;
+    if (window.self !== window.top) return this.show(element("h2", {}, "Blind test"), element("p", {}, "This page is shown inside another one, which lets no votes out. Download this file and open it by itself."));
     if (!pairs.length) return this.show(element("h2", {}, "Blind test"), element("p", {}, "This run has nothing to compare: no audio of two systems was kept."));
     const name = element("input", { id: "listener", type: "text", maxlength: "60", required: true, autocomplete: "off", placeholder: "for example anna" });
     const pair = element("select", { id: "pair" }, ...pairs.map((entry, place) => element("option", { value: place }, `${entry.pair[0]} and ${entry.pair[1]}, ${entry.ids.length} sentences`)));
