@@ -11,16 +11,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+REACHED_BY = 0.1  # of the utterances: means over fewer are noise
+
 
 def agreement_figure(report: AgreementReport) -> Figure:
     """Left: how often both hold the same code most likely. Right: KL. Over positions, with intervals as bands."""
     figure, (top1, kl) = new_figure(panels=2)
     for name, system in report.systems.items():
-        places = [(b.first + b.last) / 2 for b in system.bins]
+        bins = [b for b in system.bins if b.utterances >= REACHED_BY * report.utterances]
+        places = [(b.first + b.last) / 2 for b in bins]
         colour = colour_of(name, report.systems)
         mean = f"{name}: {100 * system.top1.value:.0f} %"
-        _draw(top1, places, [b.top1 for b in system.bins], 100.0, colour, mean)
-        _draw(kl, places, [b.kl_nats for b in system.bins], 1.0, colour, f"{name}: {system.kl_nats.value:.2f}")
+        _draw(top1, places, [b.top1 for b in bins], 100.0, colour, mean)
+        _draw(kl, places, [b.kl_nats for b in bins], 1.0, colour, f"{name}: {system.kl_nats.value:.2f}")
     where = "position in the utterance, codes"
     label(top1, where, "same most likely code, %", f"Agreement with the teacher, {report.utterances} utterances")
     label(kl, where, "KL from the teacher, nats a code", "given the recorded codes before")

@@ -28,24 +28,25 @@ def read_curves(path: Path) -> Curves:
     """
     columns: dict[str, list[float]] = {}
     for number, line in enumerate(path.read_text().splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            numbers = {key: float(row[key]) for key in row if key in ("step", "loss") or _is_term(key, row[key])}
-            missing = {"step", "loss", *columns} - numbers.keys()
-        except (ValueError, TypeError, AttributeError):
-            missing = {"step", "loss"}
+        row = _numbers(line)
+        missing = {"step", "loss", *columns} - row.keys()
         if missing:
             raise InvalidInputError(
                 f"{path}, line {number}", f"no {', '.join(sorted(missing))}", "a row with step, loss and its terms",
                 "train again",
             )  # fmt: skip
-        for key, value in numbers.items():
+        for key, value in row.items():
             columns.setdefault(key, []).append(value)
     return columns
 
 
-def _is_term(key: str, value: object) -> bool:
-    return key not in NOT_TERMS and isinstance(value, int | float)
+def _numbers(line: str) -> dict[str, float]:
+    """What a row says in numbers; nothing when it is no row."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return {}
+    return {k: float(v) for k, v in row.items() if isinstance(v, int | float)} if isinstance(row, dict) else {}
 
 
 def smooth(values: Sequence[float], window: int) -> list[float]:

@@ -1,0 +1,117 @@
+"""One finished run as others compare with it: its plan, its evaluation, and every sentence of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from slimtts.errors import InvalidInputError
+from slimtts.evaluation.protocols import SHARED
+from slimtts.evaluation.word_errors import WordErrors
+from slimtts.results import EvaluationReport, PrunePlan, SystemResult
+from slimtts.workspace import Workspace
+
+STUDENT = "student"  # of a run; variants of it are named student-...
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """What one system made of one sentence of the test set. `mos` is None where it was not rated."""
+
+    id: str
+    errors: WordErrors
+    ended: bool
+    seconds: float
+    similarity: float
+    mos: float | None
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a run leaves for comparisons; `knobs` are its parameters as `section.knob`."""
+
+    name: str
+    plan: PrunePlan
+    report: EvaluationReport
+    sentences: Mapping[str, Sequence[Sentence]]
+    knobs: Mapping[str, str]
+
+    @property
+    def students(self) -> dict[str, SystemResult]:
+        """The student and its variants, by the name of the system."""
+        return {
+            name: system
+            for name, system in self.report.systems.items()
+            if name == STUDENT or name.startswith(f"{STUDENT}-")
+        }
+
+    @property
+    def basis(self) -> dict[str, str]:
+        """What its numbers rest on."""
+        report = self.report
+        named = {name: str(getattr(report, name)) for name in SHARED}
+        return named | {"mos_predictor": report.systems[STUDENT].mos_predictor, "teacher": self.plan.teacher_sha256}
+
+
+def read_run(folder: Path, name: str = "", knobs: Mapping[str, str] | None = None) -> FinishedRun:
+    """The run in a workspace; `name` and `knobs` are, if not given, the folder's name and its params.yaml.
+
+    Raises:
+        InvalidInputError: the run has not been evaluated, or a file is damaged.
+    """
+    workspace = Workspace(folder)
+    report = EvaluationReport.read(workspace.evaluation / "evaluation.json")
+    if STUDENT not in report.systems:
+        raise InvalidInputError(
+            str(folder), f"an evaluation of {', '.join(report.systems) or 'nothing'}", "one of a student",
+            "run evaluate_student again",
+        )  # fmt: skip
+    if knobs is None:
+        knobs = flat_knobs(yaml.safe_load(workspace.params.read_text())) if workspace.params.is_file() else {}
+    return FinishedRun(
+        name or folder.resolve().name,
+        PrunePlan.read(workspace.pruned / "plan.json"),
+        report,
+        read_sentences(workspace.evaluation / "utterances.jsonl"),
+        knobs,
+    )
+
+
+def flat_knobs(params: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """{"prune_layers": {"keep_layers": 6}} -> {"prune_layers.keep_layers": "6"}."""
+    return {f"{section}.{knob}": _plain(value) for section, part in params.items() for knob, value in part.items()}
+
+
+def _plain(value: Any) -> str:
+    """As people read it: of a section within a section only what is set."""
+    return str({k: v for k, v in value.items() if v is not None} if isinstance(value, Mapping) else value)
+
+
+def read_sentences(path: Path) -> dict[str, list[Sentence]]:
+    """What each system said, in the order of the test set.
+
+    Raises:
+        InvalidInputError: no such file, or a line that evaluate_student did not write.
+    """
+    systems: dict[str, list[Sentence]] = {}
+    what, remedy = "the sentences of an evaluation, a line each", "run evaluate_student again"
+    if not path.is_file():
+        raise InvalidInputError(str(path), "no such file", what, remedy)
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            system, sentence = _sentence(json.loads(line))
+        except (ValueError, TypeError, KeyError) as error:
+            raise InvalidInputError(f"{path}, line {number}", f"{type(error).__name__} {error}", what, remedy) from None
+        systems.setdefault(system, []).append(sentence)
+    return systems
+
+
+def _sentence(row: Mapping[str, Any]) -> tuple[str, Sentence]:
+    mos = None if row["mos"] is None else float(row["mos"])
+    numbers = (bool(row["ended"]), float(row["seconds"]), float(row["similarity"]), mos)
+    return str(row["system"]), Sentence(str(row["id"]), WordErrors(**row["errors"]), *numbers)
