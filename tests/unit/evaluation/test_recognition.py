@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -126,6 +127,21 @@ def test_a_multilingual_model_is_told_english_and_transcribe(tmp_path):
     without = [greedy_by_transformers(model, tokenizer, ("startoftranscript", "notimestamps"), wave) for wave in waves]
     assert expected != without
     assert told.transcribe(waves, RATE) == expected
+
+
+def test_other_languages_need_ears_that_know_them(recognizer):
+    assert recognizer.in_language("en").transcribe([sound(0, 1.0)], RATE) == recognizer.transcribe(
+        [sound(0, 1.0)], RATE
+    )
+    with pytest.raises(InvalidInputError, match=r"observed zh with asr@\w+ beam 1; allowed: en"):
+        recognizer.in_language("zh")
+    tokenizer = byte_tokenizer("<|en|>", "<|zh|>")
+    many = SimpleNamespace(hf_tokenizer=tokenizer, model=SimpleNamespace(is_multilingual=True))
+    told = replace(recognizer, _whisper=many).in_language("zh")
+    assert told._tokenizer.sot_sequence[1] == tokenizer.token_to_id("<|zh|>")
+    assert told.name == recognizer.name
+    with pytest.raises(InvalidInputError, match=r"evaluate_student\.language: observed xx"):
+        told.in_language("xx")
 
 
 def test_a_batch_equals_one_by_one(recognizer):
