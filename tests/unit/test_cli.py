@@ -27,7 +27,7 @@ def test_help_names_every_stage_and_loads_nothing_heavy():
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     told = [line.split()[0] for line in shown.splitlines() if line.startswith("  ") and not line.startswith("  -")]
     assert told == list(COMMANDS)
-    assert told[:7] == ["compress", *STAGES], "in the order of the work"
+    assert told[:8] == ["compress", "plan", *STAGES], "in the order of the work"
     assert shown.strip().endswith("[]")
 
 

@@ -26,6 +26,7 @@ class Command:
 CHAPTERS = {
     "Make a student": [
         Command("compress", "all six steps, for any teacher: a student with its proof"),
+        Command("plan", "what a run will do, how long, with how much memory and disk"),
         Command("subset_data", "1. choose < 5 % of the teacher's hours, and sentences to select and test on", "stage"),
         Command("score_layers", "2. measure how much each decoder layer matters", "stage"),
         Command("prune_layers", "3. remove the layers that matter least", "stage"),

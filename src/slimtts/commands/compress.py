@@ -35,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="folder below runs/; a second start continues there (default: the teacher's)")
     parser.add_argument("--profile", default="demo", help="file in flows/profiles: demo or full")
     parser.add_argument("--show", action="store_true", help="print the flow's command instead of running it")
+    parser.add_argument("--dry-run", action="store_true", help="print plan, time, memory and disk; start nothing")
+    parser.add_argument("--json", action="store_true", help="print the plan, or the result, for programs")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE")
 
 
@@ -86,7 +88,7 @@ def flow_command(options: argparse.Namespace) -> list[str]:
     command = [sys.executable, "-m", "flows.compress_model", "--name", name, "--profile", options.profile]
     for setting in [*given, *options.overrides]:
         command += ["--set", setting]
-    return command
+    return command + ["--dry-run"] * options.dry_run + ["--json"] * options.json
 
 
 def _as_yaml(value: str | float | None) -> str:
