@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from slimtts.decoding.generation import Generated, generate_batch, in_batches
+from slimtts.decoding.generation import Generated, generate_rows
+from slimtts.decoding.row_slots import Ask
 from slimtts.decoding.teacher_forcing import ForcedBatch, ForcedSequence, collate
 from slimtts.params import DecodingParams
 from slimtts.teachers.base import Prompt, SpeechTokenLayout, Teacher
@@ -95,14 +96,10 @@ def generate_guided(
             passes["full"], passes.get("without_text"), passes.get("without_voice"), guidance
         )
 
-    def speak(rows: list[int]) -> list[Generated]:
-        ids = [getattr(prompts[row], name) for name in names for row in rows]
-        # One pass is left as it is: the logarithm of its own softmax would only round it.
-        return generate_batch(
-            model, layout, ids, decoding, None, rows, len(names), mix if guidance.companions else None
-        )
-
-    return in_batches([len(p.full) for p in prompts], max(1, decoding.batch_rows // len(names)), speak)
+    asks = [Ask(row, tuple(getattr(asked, name) for name in names), row) for row, asked in enumerate(prompts)]
+    # One pass is left as it is: the logarithm of its own softmax would only round it.
+    rows_together = max(1, decoding.batch_rows // len(names))
+    return generate_rows(model, layout, asks, decoding, rows_together, mix if guidance.companions else None)
 
 
 def after_other_prompt(sequence: ForcedSequence, before: Sequence[int]) -> ForcedSequence:

@@ -5,6 +5,7 @@ import torch
 
 from slimtts.codec.nano_codec import NanoCodec
 from slimtts.decoding.generation import generate_batch
+from slimtts.decoding.lean_model import LeanModel
 from slimtts.decoding.streaming import FIRST_FRAMES, TOLERANCE, WindowedCodec, stream_audio, stream_codes
 from slimtts.params import DecodingParams
 from slimtts.teachers.base import Prompt
@@ -35,8 +36,8 @@ def test_the_tokens_are_those_of_a_whole_generation(teacher, way, text):
 
 
 def test_a_generation_that_is_left_computes_no_further_token(teacher, monkeypatch):
-    passes, forward = [], teacher.model.model.forward
-    monkeypatch.setattr(teacher.model.model, "forward", lambda *a, **k: passes.append(1) or forward(*a, **k))
+    passes, step = [], LeanModel.step
+    monkeypatch.setattr(LeanModel, "step", lambda *a, **k: passes.append(1) or step(*a, **k))
     codes = stream_codes(teacher.model, teacher.layout, teacher.prompt_ids("anna.", Prompt()), GREEDY)
     next(codes)
     codes.close()
