@@ -18,6 +18,7 @@ import yaml
 
 from slimtts.commands.compare import add_arguments, local_folder, show
 from slimtts.errors import InvalidInputError, SlimttsError
+from slimtts.workspace import Workspace
 from tasks.checkouts import CHECKOUT
 from tasks.tracking import EXPERIMENT, mlflow_client, tracking_uri
 from tasks.workspace import check_name
@@ -57,7 +58,7 @@ def fetch_run(client: MlflowClient, name: str, into: Path) -> Path:
     for name_of_knob, value in run.data.params.items():
         section, _, knob = name_of_knob.partition(".")
         knobs.setdefault(section, {})[knob] = value
-    (folder / "params.yaml").write_text(yaml.safe_dump(knobs))
+    Workspace(folder).params.write_text(yaml.safe_dump(knobs))
     return folder
 
 

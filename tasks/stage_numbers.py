@@ -8,19 +8,41 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from slimtts.results import DistillReport, EvaluationReport, LayerScores, PrunePlan, Release, SubsetReport
+from slimtts.params import load_params
+from slimtts.results import (
+    AgreementReport,
+    DistillReport,
+    EvaluationReport,
+    LayerScores,
+    PrunePlan,
+    Release,
+    SubsetReport,
+)
 from slimtts.workspace import Workspace
 
 AUDIO_FILES = 8  # a taste for the run's page; all of them stay in the workspace
+HEADLINE = "compare"  # prefix of the few metrics that answer which student is best; MLflow gives it a section of charts
+
+
+@dataclass(frozen=True)
+class UsedData:
+    """Utterances that a run used, and for what; sets of equal name and hash are equal."""
+
+    name: str
+    sha256: str
+    purpose: str
+    utterances: int
+    source: str
 
 
 @dataclass(frozen=True)
 class StageRecord:
-    """What one stage tells: metrics, tags, and files with the folder that they are shown in."""
+    """What one stage tells: metrics, tags, files with the folder that they are shown in, and the data it used."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     files: list[tuple[Path, str]] = field(default_factory=list)
+    data: list[UsedData] = field(default_factory=list)
 
 
 def stage_record(stage: str, workspace: Workspace) -> StageRecord:
@@ -65,9 +87,57 @@ def evaluation_numbers(report: EvaluationReport) -> dict[str, float]:
     return found | numbers("reference_wer", report.reference_wer)
 
 
+def headline_numbers(report: EvaluationReport) -> dict[str, float]:
+    """The student's size, errors, voice, naturalness and price, in the units that people read, as `compare/...`."""
+    student, teacher = report.systems["student"], report.systems["teacher"]
+    gap = report.gap("student", "teacher")
+    found: dict[str, float] = {
+        "layers": student.num_layers,
+        "depth_percent": 100 * student.num_layers / teacher.num_layers,
+        "parameters_millions": student.parameters / 1e6,
+        "parameters_percent": 100 * student.parameters / teacher.parameters,
+        "wer_percent": 100 * student.wer_corpus.value,
+        "wer_percent.low": 100 * student.wer_corpus.low,
+        "wer_percent.high": 100 * student.wer_corpus.high,
+        "wer_gap_points": gap.wer_points.value,
+        "wer_gap_points.low": gap.wer_points.low,
+        "wer_gap_points.high": gap.wer_points.high,
+        "wer_gap_p_value": gap.p_value,
+        "similarity": student.similarity.value,
+        "similarity_gap": gap.similarity.value,
+        "mos": student.mos.value,
+        "mos_gap": gap.mos.value,
+        "no_end_percent": 100 * student.no_end_rate,
+        "lm_rtf": student.speed.lm_rtf,
+        "lm_speedup": teacher.speed.lm_rtf / student.speed.lm_rtf,
+        "end_to_end_rtf": student.speed.end_to_end_rtf,
+        "memory_mb": student.speed.peak_memory_mb,
+    }
+    return {f"{HEADLINE}/{name}": float(value) for name, value in found.items() if math.isfinite(value)}
+
+
+def _agreement_numbers(workspace: Workspace) -> dict[str, float]:
+    """Nothing where it was not measured."""
+    path = workspace.evaluation / "agreement.json"
+    if not path.is_file():
+        return {}
+    systems = AgreementReport.read(path).systems
+    found = numbers("agreement", {name: system.model_dump(exclude={"bins"}) for name, system in systems.items()})
+    if "student" in systems:
+        found[f"{HEADLINE}/agreement_percent"] = 100 * systems["student"].top1.value
+    return found
+
+
 def _subset_data(workspace: Workspace) -> StageRecord:
-    report = SubsetReport.read(workspace.data / "report.json")
-    return StageRecord(numbers("subset", report.model_dump()), {"data_sha256": report.data_sha256})
+    report, source = SubsetReport.read(workspace.data / "report.json"), load_params(workspace.params).subset_data.source
+    purposes = {"train": "training", "selection": "choosing layers", "test": "testing"}
+    data = [
+        UsedData(f"{name} split", report.data_sha256, purpose, report.splits[name].utterances, source)
+        for name, purpose in purposes.items()
+        if name in report.splits
+    ]
+    tags = {"data_sha256": report.data_sha256}
+    return StageRecord(numbers("subset", report.model_dump()), tags, [(workspace.params, "")], data)
 
 
 def _score_layers(workspace: Workspace) -> StageRecord:
@@ -96,11 +166,18 @@ def _distill_student(workspace: Workspace) -> StageRecord:
 
 def _evaluate_student(workspace: Workspace) -> StageRecord:
     report = EvaluationReport.read(workspace.evaluation / "evaluation.json")
-    named = ("asr", "normalizer", "test_set_sha256", "benchmark", "language", "metric", "similarity_predictor")
+    student, teacher = report.systems["student"], report.systems["teacher"]
+    named = (
+        "asr", "normalizer", "test_set_sha256", "benchmark", "language", "metric", "similarity_predictor", "machine",
+    )  # fmt: skip
     tags = {name: str(getattr(report, name)) for name in named}
+    tags |= {"mos_predictor": student.mos_predictor, "depth": f"{student.num_layers} of {teacher.num_layers}"}
     audio = sorted(workspace.evaluation.glob("audio/**/*.wav"))[:AUDIO_FILES]
-    tables = [workspace.evaluation / "evaluation.json", *sorted(workspace.evaluation.glob("table.md"))]
-    return StageRecord(evaluation_numbers(report), tags, _files("evaluation", tables) + _files("audio", audio))
+    names = ("evaluation.json", "table.md", "utterances.jsonl", "agreement.json")
+    tables = [path for name in names if (path := workspace.evaluation / name).is_file()]
+    metrics = evaluation_numbers(report) | headline_numbers(report) | _agreement_numbers(workspace)
+    heard = UsedData("test sentences", report.test_set_sha256, "testing", report.utterances, report.benchmark)
+    return StageRecord(metrics, tags, _files("evaluation", tables) + _files("audio", audio), [heard])
 
 
 def _register_model(workspace: Workspace) -> StageRecord:

@@ -16,13 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from slimtts.comparison.runs import flat_knobs
 from slimtts.storage import atomic_path
 from slimtts.workspace import Workspace
 from tasks.checkouts import code_revision
-from tasks.stage_numbers import stage_record
+from tasks.logged_models import log_student
+from tasks.plots import stage_plots
+from tasks.stage_numbers import HEADLINE, UsedData, stage_record
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
 
 EXPERIMENT = "slimtts"
 REMEMBERED = ".mlflow-run.json"
@@ -99,7 +103,7 @@ def open_run(workspace: Path, profile: str, parent_id: str = "") -> TrackedRun:
     if parent_id:
         tags[PARENT] = parent_id
     run_id = _only_run(client, _experiment(client, workspace.parent), workspace.name, tags)
-    knobs = [Param(f"{section}.{knob}", str(value)) for section, part in params.items() for knob, value in part.items()]
+    knobs = [Param(knob, value) for knob, value in flat_knobs(params).items()]
     for start in range(0, len(knobs), PARAM_BATCH):
         client.log_batch(run_id, params=knobs[start : start + PARAM_BATCH])
     _remember(memory, {**known, "run_id": run_id})
@@ -159,13 +163,39 @@ def log_stage(run: TrackedRun, stage: str) -> None:
     client = run.client
     if client.get_run(run.run_id).data.tags.get(f"stage.{stage}") == outputs:
         return
-    record = stage_record(stage, Workspace(run.workspace))
-    for path, folder in record.files:
-        client.log_artifact(run.run_id, str(path), folder)
+    workspace = Workspace(run.workspace)
+    record = stage_record(stage, workspace)
+    pictures = [(path, "plots") for path in stage_plots(stage, workspace)]
+    for path, folder in [*record.files, *pictures]:
+        client.log_artifact(run.run_id, str(path), folder or None)
+    if record.data:
+        client.log_inputs(run.run_id, [dataset_input(data) for data in record.data])
+    student = log_student(client, run.run_id, workspace) if stage == "evaluate_student" else None
     now_ms = int(time.time() * 1000)
     metrics = [Metric(key, value, now_ms, 0) for key, value in record.metrics.items()]
+    if student:  # the headline, on these data, is the student's as well as the run's
+        name, digest = dataset_key(record.data[0])
+        metrics = [
+            Metric(m.key, m.value, now_ms, 0, student, name, digest) if m.key.startswith(f"{HEADLINE}/") else m
+            for m in metrics
+        ]
     tags = [RunTag(key, value) for key, value in {**record.tags, f"stage.{stage}": outputs}.items()]
     client.log_batch(run.run_id, metrics=metrics, tags=tags)  # the tag comes with the numbers: never twice
+
+
+def dataset_key(data: UsedData) -> tuple[str, str]:
+    """Name and digest by which MLflow tells datasets apart; its digests have 36 characters at most."""
+    return data.name, data.sha256[:32]
+
+
+def dataset_input(data: UsedData) -> DatasetInput:
+    """As MLflow shows it on the run's page and in the table of runs."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    name, digest = dataset_key(data)
+    profile = json.dumps({"utterances": data.utterances})
+    dataset = Dataset(name, digest, "local", json.dumps({"uri": data.source}), profile=profile)
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", data.purpose)])
 
 
 def _experiment(client: MlflowClient, runs_root: Path) -> str:

@@ -73,6 +73,11 @@ class Workspace:
         return self.root / "progress" / "evaluate_student"
 
     @property
+    def plots(self) -> Path:
+        """Pictures of what the stages measured; they can be drawn again."""
+        return self.root / "plots"
+
+    @property
     def release(self) -> Path:
         """register_model: release.json, model/, card.md."""
         return self.root / "release"

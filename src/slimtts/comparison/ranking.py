@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Literal
 
-from slimtts.comparison.runs import FinishedRun, Sentence
+from slimtts.comparison.runs import STUDENT, FinishedRun, Sentence
 from slimtts.errors import InvalidInputError
 from slimtts.evaluation.protocols import unlike
 from slimtts.evaluation.statistics import paired_bootstrap_mean, paired_bootstrap_wer_points, sign_flip_p_value
@@ -70,13 +70,11 @@ def compare_runs(runs: Sequence[FinishedRun]) -> Comparison:
     """All students of the runs.
 
     Raises:
-        InvalidInputError: no runs, two of one name, or runs whose numbers cannot be compared.
+        InvalidInputError: no runs, two of one name, or runs whose numbers or sentences cannot be compared.
     """
-    require_one_basis(runs)
+    contenders = contenders_of(runs)
+    require_same_sentences(runs)
     sentences = {_name(run, system): run.sentences[system] for run in runs for system in run.students}
-    contenders = sorted(
-        (_contender(run, system) for run in runs for system in run.students), key=lambda c: (c.layers, c.wer.value)
-    )
     raw = [_paired(a.name, b.name, sentences) for a, b in combinations(contenders, 2)]
     corrected = holm([test.p_value for test in raw])
     tests = [test.model_copy(update={"p_holm": p}) for test, p in zip(raw, corrected, strict=True)]
@@ -89,12 +87,22 @@ def compare_runs(runs: Sequence[FinishedRun]) -> Comparison:
     )
 
 
+def contenders_of(runs: Sequence[FinishedRun]) -> list[Contender]:
+    """All students of the runs by depth, then by WER; who is best is not said yet.
+
+    Raises:
+        InvalidInputError: no runs, two of one name, or runs whose numbers cannot be compared.
+    """
+    require_one_basis(runs)
+    found = [_contender(run, system) for run in runs for system in run.students]
+    return sorted(found, key=lambda one: (one.layers, one.wer.value))
+
+
 def require_one_basis(runs: Sequence[FinishedRun]) -> None:
     """Refuses runs that were judged on different things.
 
     Raises:
-        InvalidInputError: no runs, two of one name, another test set, recogniser, normaliser or teacher, or sentences
-            that are missing.
+        InvalidInputError: no runs, two of one name, or another test set, recogniser, normaliser, predictor or teacher.
     """
     if not runs:
         raise InvalidInputError("runs", "none", "at least one that was evaluated", "name some")
@@ -110,11 +118,22 @@ def require_one_basis(runs: Sequence[FinishedRun]) -> None:
                 f"runs {run.name} and {first.name}", "; ".join(different), "numbers on one basis",
                 "compare runs that were judged alike, or evaluate one of them again",
             )  # fmt: skip
-        ids = [one.id for one in first.sentences.get("student", ())]
+
+
+def require_same_sentences(runs: Sequence[FinishedRun]) -> None:
+    """Refuses runs of one test set whose sentences are not all there, in one order.
+
+    Raises:
+        InvalidInputError: sentences of a student are missing, or in another order.
+    """
+    first = runs[0]
+    ids = [one.id for one in first.sentences.get(STUDENT, ())]
+    for run in runs:
         for system in run.students:
-            if [one.id for one in run.sentences.get(system, ())] != ids or len(ids) != run.report.utterances:
+            own = [one.id for one in run.sentences.get(system, ())]
+            if own != ids or len(ids) != run.report.utterances:
                 raise InvalidInputError(
-                    f"run {run.name}, utterances.jsonl", f"{len(run.sentences.get(system, ()))} sentences of {system}",
+                    f"run {run.name}, utterances.jsonl", f"{len(own)} sentences of {system}",
                     f"the {first.report.utterances} of its evaluation, in their order", "run evaluate_student again",
                 )  # fmt: skip
 
@@ -137,7 +156,7 @@ def differing_knobs(runs: Sequence[FinishedRun]) -> dict[str, dict[str, str]]:
 
 
 def _name(run: FinishedRun, system: str) -> str:
-    return run.name if system == "student" else f"{run.name}, {system.removeprefix('student-')}"
+    return run.name if system == STUDENT else f"{run.name}, {system.removeprefix(f'{STUDENT}-')}"
 
 
 def _contender(run: FinishedRun, system: str) -> Contender:

@@ -58,8 +58,8 @@ class FinishedRun:
         return named | {"mos_predictor": report.systems[STUDENT].mos_predictor, "teacher": self.plan.teacher_sha256}
 
 
-def read_run(folder: Path, name: str = "", knobs: Mapping[str, str] | None = None) -> FinishedRun:
-    """The run in a workspace; `name` and `knobs` are, if not given, the folder's name and its params.yaml.
+def read_run(folder: Path, name: str = "", with_sentences: bool = True) -> FinishedRun:
+    """The run in a workspace, by its folder's name if it is given none; without its sentences it is only drawn.
 
     Raises:
         InvalidInputError: the run has not been evaluated, or a file is damaged.
@@ -71,14 +71,12 @@ def read_run(folder: Path, name: str = "", knobs: Mapping[str, str] | None = Non
             str(folder), f"an evaluation of {', '.join(report.systems) or 'nothing'}", "one of a student",
             "run evaluate_student again",
         )  # fmt: skip
-    if knobs is None:
-        knobs = flat_knobs(yaml.safe_load(workspace.params.read_text())) if workspace.params.is_file() else {}
     return FinishedRun(
         name or folder.resolve().name,
         PrunePlan.read(workspace.pruned / "plan.json"),
         report,
-        read_sentences(workspace.evaluation / "utterances.jsonl"),
-        knobs,
+        read_sentences(workspace.evaluation / "utterances.jsonl") if with_sentences else {},
+        flat_knobs(yaml.safe_load(workspace.params.read_text())) if workspace.params.is_file() else {},
     )
 
 

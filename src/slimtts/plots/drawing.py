@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slimtts.comparison.ranking import compare_runs
+from slimtts.comparison.ranking import contenders_of
 from slimtts.comparison.runs import FinishedRun, read_sentences
 from slimtts.plots.agreement import agreement_figure
 from slimtts.plots.durations import durations_figure
@@ -42,7 +42,7 @@ def draw_students(runs: Sequence[FinishedRun], out: Path) -> list[Path]:
     Raises:
         InvalidInputError: no runs, or runs whose numbers cannot be compared.
     """
-    students = compare_runs(runs).students
+    students = contenders_of(runs)
     return [
         save(depth_figure(students), out / "wer_against_depth.png"),
         save(cost_figure(cost_points(students, runs[0].report.systems["teacher"])), out / "wer_against_cost.png"),

@@ -69,7 +69,8 @@ def training_figure(curves: Mapping[str, Curves]) -> Figure:
     label(terms, "step", "term before its weight\n(cross-entropy and KL: nats a code)", "The student's loss by term")
     terms.set_yscale("log")
     for axes in (losses, terms):
-        axes.legend(frameon=False)
+        if axes.lines:
+            axes.legend(frameon=False)
     return figure
 
 

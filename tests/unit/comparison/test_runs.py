@@ -19,7 +19,7 @@ def test_a_run_is_read_back(tmp_path):
     assert (found.name, found.plan, found.report) == ("run", run.plan, run.report)
     assert found.sentences == run.sentences
     assert found.knobs == {"distill_student.steps": "5"}
-    assert read_run(tmp_path / "run", "other", {"a.b": "1"}).knobs == {"a.b": "1"}
+    assert read_run(tmp_path / "run", "other", with_sentences=False).name == "other"
 
 
 def test_nested_knobs_show_what_is_set():
