@@ -62,6 +62,7 @@ const keys = {
 function belongsToControl(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return true;
   if (event.target.matches("input, select, textarea")) return !(event.key === "Escape" && event.target.id === "filter-text");
+  if (event.key === "Enter" && event.target.matches("[data-field]")) return false;
   return event.target.matches("button, summary, a[href]") && (event.key === " " || event.key === "Enter");
 }
 
