@@ -6,6 +6,7 @@ BIN := $(CURDIR)/.venv/bin
 INSTALLED := .venv/installed-requirements.txt
 STACK_INSTALLED := .venv-stack/installed-requirements.txt
 STACK ?= runs/stack
+RUNS ?= $(CURDIR)/runs
 MLFLOW_PORT ?= 5050
 PREFECT_PORT ?= 4300
 PROFILE ?= demo
@@ -23,6 +24,10 @@ FIND_UV = uv=$$(command -v uv || true); \
 	if [ -z "$$uv" ]; then python -m ensurepip --default-pip >/dev/null; python -m pip install --quiet uv; uv=$(BIN)/uv; fi; \
 	index=$${UV_DEFAULT_INDEX:-$${UV_INDEX_URL:-$${PIP_INDEX_URL:-$$(python -m pip config get global.index-url 2>/dev/null || true)}}}; \
 	if [ -n "$$index" ]; then export UV_DEFAULT_INDEX="$$index"; fi
+
+# Tests in a browser need Debian's chromium, or another one in the variable CHROMIUM; pip cannot bring it.
+CHROMIUM ?= $(shell command -v chromium)
+UNLESS_CHROMIUM = $(if $(CHROMIUM),, and not browser)
 
 .PHONY: help install demo test lint ui deploy stack stack-stop stack-status lock clean
 help: ## this list
@@ -49,7 +54,7 @@ demo: $(INSTALLED) ## the whole pipeline on the bundled teacher; PROFILE=full fo
 	python -m flows.compress_model --profile $(PROFILE) --name $(NAME)
 
 test: lint $(STACK_INSTALLED) ## what CI runs: lint, types, imports, and all tests but those that take minutes or a GPU
-	python -m pytest -m "not gpu and not pipeline and not faults"
+	python -m pytest -m "not gpu and not pipeline and not faults$(UNLESS_CHROMIUM)"
 
 lint: $(INSTALLED) ## style, types, and who may import whom
 	ruff check .
@@ -58,9 +63,9 @@ lint: $(INSTALLED) ## style, types, and who may import whom
 	lint-imports
 
 ui: $(INSTALLED) ## MLflow and Prefect on this machine's loopback, until Ctrl-C
-	@mkdir -p runs
+	@mkdir -p $(RUNS)
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --port $(MLFLOW_PORT) --workers 1 \
-	    --backend-store-uri sqlite:///$(CURDIR)/runs/mlflow.db --artifacts-destination $(CURDIR)/runs/mlartifacts & mlflow=$$!; \
+	    --backend-store-uri sqlite:///$(RUNS)/mlflow.db --artifacts-destination $(RUNS)/mlartifacts & mlflow=$$!; \
 	  PREFECT_SERVER_API_PORT=$(PREFECT_PORT) prefect server start & prefect=$$!; \
 	  trap 'kill $$mlflow $$prefect 2>/dev/null || true; wait' EXIT; trap 'exit 0' INT TERM; \
 	  echo "MLflow:  http://127.0.0.1:$(MLFLOW_PORT)/#/experiments/1/runs"; echo "Prefect: http://127.0.0.1:$(PREFECT_PORT)"; \

@@ -34,9 +34,12 @@ CHAPTERS = {
         Command("evaluate_student", "5. compare teacher, pruned, student and control on unseen sentences", "stage"),
         Command("register_model", "6. judge the student and assemble what the registry needs", "stage"),
     ],
-    "Hear it": [
+    "See and hear it": [
+        Command("report", "a page to listen to, with numbers, plots and a blind test"),
+        Command("compare", "runs side by side, with paired tests on the same sentences"),
         Command("say", "speak a sentence into a WAV file"),
         Command("serve", "speech over HTTP, as OpenAI's /v1/audio/speech"),
+        Command("quantize", "a student with lighter weights: int8, fp8, 2:4 sparse"),
         Command("export", "a student of CosyVoice 2 as a folder that CosyVoice opens"),
     ],
     "Put it into production": [
@@ -47,6 +50,7 @@ CHAPTERS = {
         Command("restore", "make the workspace of a registered version again"),
     ],
     "Around it": [
+        Command("doctor", "what is installed, cached, reachable, and on which device"),
         Command("completion", "a script that lets your shell complete all of this"),
     ],
 }
