@@ -7,10 +7,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from slimtts.errors import InvalidInputError
+from slimtts.evaluation.normalization import Normalizer
 from slimtts.params import Params, load_params
 from slimtts.report.words import MarkedWord, mark_words, word_error_rate
 from slimtts.results import EvaluationReport, KeptAudio, KeptSentence, PrunePlan, Release
@@ -162,7 +164,7 @@ def _cell(kept: KeptSentence, column: str, sound: str | None, rows: Rows, report
     transcript = row.transcript if row else kept.original_transcript if column == "original" else None
     if transcript is None:
         return Cell(sound)
-    words = mark_words(kept.text, transcript, report.normalizer, report.metric)
+    words = mark_words(kept.text, transcript, cast(Normalizer, report.normalizer), report.metric)
     wer = word_error_rate(words)
     if row is None:
         return Cell(sound, words, wer)

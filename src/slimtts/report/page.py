@@ -64,8 +64,8 @@ def write_folder(content: Content, out: Path, votes: Tally | None = None) -> Pat
             shutil.copyfile(content.audio / sound, audio)
             samples, rate_hz = _read(audio)
             write_spectrogram(picture, samples, rate_hz)
-            addresses = (quote(str(path.relative_to(folder))) for path in (audio, picture))
-            return Sound(*addresses, round(len(samples) / rate_hz, 3), outline(samples))
+            audio_address, picture_address = (quote(str(path.relative_to(folder))) for path in (audio, picture))
+            return Sound(audio_address, picture_address, round(len(samples) / rate_hz, 3), outline(samples))
 
         sounds = _sounds(content, place)
         for name in (*SCRIPTS, STYLE):

@@ -7,6 +7,7 @@ Legend: N samples, C columns, R rows.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def spectrogram(samples: np.ndarray, rate_hz: int) -> np.ndarray:
     return np.clip(shade, 0, SHADES - 1).astype(np.uint8).T[:0:-1]  # without the constant part
 
 
-def write_spectrogram(path: Path, samples: np.ndarray, rate_hz: int) -> None:
+def write_spectrogram(out: Path | BinaryIO, samples: np.ndarray, rate_hz: int) -> None:
     """A PNG of a few kilobytes."""
     from matplotlib import colormaps
     from PIL import Image
@@ -46,4 +47,4 @@ def write_spectrogram(path: Path, samples: np.ndarray, rate_hz: int) -> None:
     image = Image.fromarray(spectrogram(samples, rate_hz), mode=None).convert("P")
     shades = colormaps["magma"](np.linspace(0, 1, SHADES))[:, :3]
     image.putpalette((255 * shades).astype(np.uint8).tobytes())
-    image.save(path, format="PNG", optimize=True, bits=5)
+    image.save(out, format="PNG", optimize=True, bits=5)

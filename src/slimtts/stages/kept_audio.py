@@ -24,15 +24,17 @@ from slimtts.teachers.base import Teacher
 
 logger = logging.getLogger(__name__)
 
+Chosen = Literal["random", "worst"]
 WORST_SHARE = 1 / 3  # the others are random: only they can be compared without favour
 
 
-def choose_kept(items: Sequence[SpokenItem], count: int) -> dict[int, Literal["random", "worst"]]:
+def choose_kept(items: Sequence[SpokenItem], count: int) -> dict[int, Chosen]:
     """Places of the kept sentences. `items` are the student's, in the split's order, which is random by seed."""
     random_count = min(len(items), count - int(count * WORST_SHARE))
     later = range(random_count, len(items))
     worst = sorted(later, key=lambda i: (-items[i].errors.wer, items[i].similarity, i))[: count - random_count]
-    return dict.fromkeys(range(random_count), "random") | dict.fromkeys(sorted(worst), "worst")
+    kept: dict[int, Chosen] = dict.fromkeys(range(random_count), "random")
+    return kept | dict.fromkeys(sorted(worst), "worst")
 
 
 def keep_audio(

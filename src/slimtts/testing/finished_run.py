@@ -17,7 +17,7 @@ RATE_HZ = 16_000
 SYSTEMS = {"teacher": 12, "pruned": 6, "student": 6, "control": 12}
 HOSTILE = "<script>document.title = 'owned'</script> & <b>bold</b>"
 # id, voice, text, chosen; then what each system was heard to say where that is not the text.
-SENTENCES = (
+SENTENCES: tuple[tuple[str, str, str, str, dict[str, str]], ...] = (
     ("u0", "anna", "the green tiger sleeps", "random", {"pruned": "the the green ladder"}),
     ("u1", "bert", "nora opened the market", "random", {"student": "nora opened a market", "pruned": ""}),
     ("u2", "anna", HOSTILE, "random", {"student": "script bold <i>x</i>"}),
