@@ -20,6 +20,8 @@ def model_card(release: Release, report: EvaluationReport, data: SubsetReport, o
     lineage = release.lineage
     reasons = "".join(f"- {reason}\n" for reason in release.verdict.reasons)
     train = data.splits["train"]
+    student = report.systems["student"]
+    source = origin.teacher_source + (f" at {origin.teacher_revision}" if origin.teacher_revision else "")
     opened = (
         "`slimtts export` makes a folder of it that CosyVoice opens"
         if origin.family == "cosyvoice2"
@@ -27,8 +29,9 @@ def model_card(release: Release, report: EvaluationReport, data: SubsetReport, o
     )
     return f"""# {release.model_name}
 
-A student of family {origin.family} with layers {lineage.retained} of its teacher, healed with the preset
-`{lineage.preset}`.
+A text-to-speech language model of family {origin.family}: layers {lineage.retained} of its teacher, {source}, healed
+by distillation with the preset `{lineage.preset}` (after SPADE, arXiv 2509.20802). {student.parameters / 1e6:.1f} M
+parameters.
 
 ## Numbers
 {evaluation_table(report)}
@@ -41,6 +44,8 @@ MOS is predicted by {report.systems["student"].mos_predictor}.
 {data.teacher_hours:.1f} training hours, chosen by `{data.strategy}`. The teacher spoke {data.teacher_spoken} texts to
 train on.
 
+## Restrictions
+{restrictions(origin, report)}
 ## Lineage
 | what | value |
 |---|---|
@@ -55,3 +60,17 @@ train on.
 `slimtts say "the green tiger" --model FOLDER --out hello.wav`, or
 {opened}. The student is bound by the licence of its teacher, {origin.license}.
 """
+
+
+def restrictions(origin: ModelOrigin, report: EvaluationReport) -> str:
+    """What its users may not, or should not, do with it."""
+    lines = [f"The licence of the teacher, {origin.license}, holds for this student too."]
+    if "-NC" in origin.license.upper():
+        lines.append("It forbids commercial use.")
+    lines += [
+        f"Judged on {report.utterances} sentences of one test set ({report.benchmark}, {report.language}): other "
+        "languages, kinds of text and voices were not.",
+        "It speaks in the voice of a prompt: use only voices whose owners agreed, and say that the speech is synthetic.",
+        f"It missed its end in {100 * report.systems['student'].no_end_rate:.1f} % of the sentences: limit the length.",
+    ]
+    return "".join(f"- {line}\n" for line in lines)

@@ -69,8 +69,16 @@ def test_the_card_names_layers_lineage_verdict_and_data():
         "0.75 hours: 4.5 % of the teacher's",
         "from_pretrained(FOLDER)",
         "its teacher, Apache-2.0",
+        "its teacher, bundled",
+        "missed its end in 0.5 %",
     ):
         assert part in card
+    assert "commercial" not in card
+
+
+def test_the_card_forbids_what_the_teachers_licence_forbids():
+    card = model_card(RELEASE, REPORT, DATA, ORIGIN.model_copy(update={"license": "CC-BY-NC-4.0"}))
+    assert "It forbids commercial use." in card
 
 
 def test_headline_metrics_are_ratios_of_teacher_and_student():
