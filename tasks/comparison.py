@@ -53,7 +53,9 @@ def fetch_run(client: MlflowClient, name: str, into: Path) -> Path:
             "start its flow again, or compare its folder",
         )  # fmt: skip
     for path in NEEDED:
-        client.download_artifacts(run.info.run_id, path, str(folder))
+        (folder / path).parent.mkdir(exist_ok=True)
+        # Stores do not agree whether the file keeps its folder: it is put where it belongs.
+        Path(client.download_artifacts(run.info.run_id, path, str(into))).replace(folder / path)
     knobs: dict[str, dict[str, Any]] = {}
     for name_of_knob, value in run.data.params.items():
         section, _, knob = name_of_knob.partition(".")
