@@ -59,7 +59,7 @@ def test_all_votes_are_exported_and_read_back(page, content, tmp_path, capsys):
     ]  # fmt: skip
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    run, out = content.audio.parents[1], tmp_path / "out"
+    run, out = content.workspace.root, tmp_path / "out"
     command.run(parser.parse_args(["--run", str(run), "--out", str(out), "--votes", str(path)]))
     assert "4 votes of 1 listener" in capsys.readouterr().out
     assert "What listeners said, blind" in (out / "index.html").read_text()

@@ -81,10 +81,15 @@ class RunFacts:
 class Content:
     """Everything that the page shows, but pixels and sound."""
 
+    workspace: Workspace
     facts: RunFacts
-    audio: Path
     columns: list[Column]
     sentences: list[Sentence] = field(default_factory=list)
+
+    @property
+    def audio(self) -> Path:
+        """What the sounds' paths are below of."""
+        return self.workspace.evaluation / "audio"
 
     def blind_ids(self, pair: Sequence[str]) -> list[str]:
         """Sentences that a blind comparison of two columns asks about: random ones that both said.
@@ -156,7 +161,7 @@ def read_content(run: Path) -> Content:
         }
         prompt = _sound(audio, "prompt", kept.id)
         sentences.append(Sentence(kept.id, kept.text, kept.voice, kept.chosen, kept.prompt_text, prompt, cells))
-    return Content(facts, audio, columns, sentences)
+    return Content(workspace, facts, columns, sentences)
 
 
 def _cell(kept: KeptSentence, column: str, sound: str | None, rows: Rows, report: EvaluationReport) -> Cell:

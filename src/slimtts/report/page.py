@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from html import escape
@@ -21,6 +22,7 @@ import soundfile
 
 from slimtts.errors import InvalidInputError
 from slimtts.report.content import Cell, Content, as_json
+from slimtts.report.figures import draw_plots, plots_section
 from slimtts.report.layer_figure import describe_layers, imitated_layers, layer_figure
 from slimtts.report.sound_pictures import outline, write_spectrogram
 from slimtts.report.summary import summary, votes_section
@@ -68,11 +70,12 @@ def write_folder(content: Content, out: Path, votes: Tally | None = None) -> Pat
             return Sound(audio_address, picture_address, round(len(samples) / rate_hz, 3), outline(samples))
 
         sounds = _sounds(content, place)
+        plots = {path.name: f"plots/{path.name}" for path in draw_plots(content.workspace, folder / "plots")}
         for name in (*SCRIPTS, STYLE):
             (folder / name).write_text(_static(name), encoding="utf-8")
         head = f'<link rel="stylesheet" href="{STYLE}">'
         scripts = "".join(f'<script src="{name}"></script>' for name in SCRIPTS)
-        page = _page(content, sounds, votes, FOLDER_POLICY, head, scripts)
+        page = _page(content, sounds, plots_section(plots), votes, FOLDER_POLICY, head, scripts)
         (folder / "index.html").write_text(page, encoding="utf-8")
         paths = {
             sentence.id: {name: sounds[cell.sound].audio for name, cell in _sounding(sentence.cells)}
@@ -94,18 +97,19 @@ def write_single_file(content: Content, out: Path, votes: Tally | None = None) -
         audio, picture = io.BytesIO(), io.BytesIO()
         soundfile.write(audio, samples, rate_hz, format="MP3")
         write_spectrogram(picture, samples, rate_hz)
-        return Sound(
-            _data("audio/mpeg", audio), _data("image/png", picture), round(len(samples) / rate_hz, 3), outline(samples)
-        )
+        addresses = _data("audio/mpeg", audio.getvalue()), _data("image/png", picture.getvalue())
+        return Sound(*addresses, round(len(samples) / rate_hz, 3), outline(samples))
 
     style, script = _static(STYLE), "\n".join(map(_static, SCRIPTS))
     policy = (
         f"default-src 'none'; script-src {_digest(script)}; style-src {_digest(style)}; img-src data:; "
         "media-src data:; base-uri 'none'; form-action 'none'"
     )
-    page = _page(
-        content, _sounds(content, embed), votes, policy, f"<style>{style}</style>", f"<script>{script}</script>"
-    )
+    with tempfile.TemporaryDirectory() as scratch:
+        drawn = draw_plots(content.workspace, Path(scratch))
+        plots = {path.name: _data("image/png", path.read_bytes()) for path in drawn}
+    head, scripts = f"<style>{style}</style>", f"<script>{script}</script>"
+    page = _page(content, _sounds(content, embed), plots_section(plots), votes, policy, head, scripts)
     with atomic_path(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return out
@@ -122,7 +126,15 @@ def _sounding(cells: dict[str, Cell]) -> list[tuple[str, Any]]:
     return [(name, cell) for name, cell in cells.items() if cell.sound]
 
 
-def _page(content: Content, sounds: dict[str, Sound], votes: Tally | None, policy: str, head: str, scripts: str) -> str:
+def _page(
+    content: Content,
+    sounds: dict[str, Sound],
+    plots: str,
+    votes: Tally | None,
+    policy: str,
+    head: str,
+    scripts: str,
+) -> str:
     plan = content.facts.plan
     imitated = imitated_layers(plan, content.facts.params.distill_student)
     return Template(_static("index.html")).substitute(
@@ -131,6 +143,7 @@ def _page(content: Content, sounds: dict[str, Sound], votes: Tally | None, polic
         head=head,
         scripts=scripts,
         summary=summary(content),
+        plots=plots,
         votes=votes_section(votes) if votes else "",
         layers=layer_figure(plan, imitated),
         layers_in_words=escape(describe_layers(plan, imitated)),
@@ -170,8 +183,8 @@ def _static(name: str) -> str:
     return (files("slimtts.report") / "static" / name).read_text(encoding="utf-8")
 
 
-def _data(kind: str, content: io.BytesIO) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content.getvalue()).decode()}"
+def _data(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _digest(text: str) -> str:

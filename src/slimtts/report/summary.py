@@ -94,7 +94,8 @@ def _cards(facts: RunFacts) -> str:
         ("Depth", f"{student.num_layers} layers", f"teacher {teacher.num_layers}"),
         ("Parameters", _millions(student.parameters),
          f"teacher {_millions(teacher.parameters)}, {_percent(student.parameters / teacher.parameters - 1, 0, '+')}"),
-        ("Peak memory", f"{student.speed.peak_memory_mb:.0f} MB", f"teacher {teacher.speed.peak_memory_mb:.0f} MB"),
+        ("Peak memory", f"{student.speed.peak_memory_mb:.0f} MB",
+         f"teacher {teacher.speed.peak_memory_mb:.0f} MB{_weights(student, teacher)}"),
         ("Voice similarity", _interval(student.similarity, ".3f"),
          f"to the teacher {_interval(gap.similarity, '+.3f')}"),
         ("Predicted MOS", _interval(student.mos, ".2f"), f"to the teacher {_interval(gap.mos, '+.2f')}"),
@@ -167,6 +168,12 @@ def _interval(value: Interval, form: str, scale: float = 1, unit: str = "") -> s
 
 def _percent(share: float, digits: int, sign: str = "") -> str:
     return f"{100 * share:{sign}.{digits}f} %"
+
+
+def _weights(student: SystemResult, teacher: SystemResult) -> str:
+    if student.weight_mb is None or teacher.weight_mb is None:
+        return ""
+    return f"; weights {student.weight_mb:.0f} of {teacher.weight_mb:.0f} MB"
 
 
 def _times(slow: float, fast: float) -> str:
