@@ -17,7 +17,7 @@ from slimtts.data.token_corpus import load_token_corpus
 from slimtts.decoding.generation import generate
 from slimtts.nano.card import held_out_rows
 from slimtts.params import DecodingParams, TeacherParams
-from slimtts.scoring.set_search import with_layers
+from slimtts.scoring.shared_prefix import with_layers
 from slimtts.speech import bundled_voices
 from slimtts.stages.evaluate_student import describe_machine
 from slimtts.teachers.loading import load_teacher

@@ -41,7 +41,7 @@ from slimtts.evaluation.systems import as_arrays
 from slimtts.evaluation.word_errors import WordErrors, corpus_wer, count_word_errors
 from slimtts.params import Params, parse_params
 from slimtts.results import Interval
-from slimtts.scoring.set_search import target_log_probabilities
+from slimtts.scoring.shared_prefix import target_log_probabilities
 from slimtts.stages.distill_student import distill_student
 from slimtts.stages.prune_layers import prune_layers
 from slimtts.stages.score_layers import forced_batches, open_recognizer, score_layers

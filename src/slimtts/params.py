@@ -135,6 +135,10 @@ class DistillStudentParams(Section):
     micro_batches: PositiveInt = 1
     processes: PositiveInt = 1
     parallel: Literal["ddp", "fsdp"] = "ddp"
+    packed_row_tokens: Annotated[int, Field(ge=0)] = 0
+    teacher_cache: str = ""
+    activation_checkpointing: bool = False
+    compile: Literal["auto", "on", "off"] = "auto"
     seed: Seed
 
 

@@ -37,8 +37,8 @@ class CosineMeter:
     def _hook(self, index: int) -> Any:
         def add(_: Any, args: tuple[torch.Tensor, ...], output: Any) -> None:
             after = output[0] if isinstance(output, tuple) else output
-            cosine = torch.nn.functional.cosine_similarity(args[0].float(), after.float(), dim=-1)
-            self.sums[index] += cosine[self.positions].double().sum().cpu()
+            before, after = args[0][self.positions].float(), after[self.positions].float()
+            self.sums[index] += torch.nn.functional.cosine_similarity(before, after, dim=-1).double().sum().cpu()
 
         return add
 

@@ -9,7 +9,8 @@ from slimtts.decoding.generation import skipping_layers
 from slimtts.decoding.teacher_forcing import collate, forced_sequence
 from slimtts.params import DecodingParams
 from slimtts.scoring.block_influence import block_influence
-from slimtts.scoring.set_search import search_sets, target_log_probabilities, with_layers
+from slimtts.scoring.set_search import search_sets
+from slimtts.scoring.shared_prefix import target_log_probabilities, with_layers
 from slimtts.scoring.wli import FULL_MODEL, leave_one_out
 from slimtts.teachers.base import Prompt
 from slimtts.testing.tiny import tiny_teacher, tiny_utterances
@@ -108,7 +109,7 @@ def test_the_search_takes_measurements_that_others_made(planted):
         return kept
 
     def look_up(jobs):
-        assert all(len(name) == len("cut-01-set-00-batch-000") for name in jobs)
+        assert all(len(name) == len("cut-01-batch-000") for name in jobs)
         return {name: kept[name] for name in reversed(jobs)}
 
     whole = search(planted, beam_width=2, measured=keep)
@@ -170,3 +171,24 @@ def test_wli_goes_on_after_an_interruption_without_speaking_twice(planted, tmp_p
     resumed = wli(planted, tmp_path / "a", utterances, counting)
     assert spoken_again == [2 * 5]
     assert resumed == wli(planted, tmp_path / "b", utterances)
+
+
+def test_a_stopped_layer_is_spoken_no_more_and_the_trials_of_the_others_stay(planted, tmp_path):
+    looks = []
+
+    def stopped(trials):
+        looks.append(len(trials))
+        return {0, 3} if len(looks) == 1 else {0, 1, 3}
+
+    utterances, prompts = tiny_utterances(5), [Prompt("anna.", (3, 4))] * 5
+    made = [
+        leave_one_out(planted, utterances, prompts, GREEDY, repeat_codes(planted), tmp_path / name, group_size=1, **how)
+        for name, how in (("all", {}), ("staged", {"stage_size": 2, "stopped": stopped}))
+    ]
+    assert looks == [2 * 5, 2 * 5 + 2 * 3]
+    assert [(t.utterance_id, t.layer) for t in made[1] if t.layer != FULL_MODEL] == [
+        *((f"u{u}", layer) for u in (0, 1) for layer in range(4)),
+        *((f"u{u}", layer) for u in (2, 3) for layer in (1, 2)),
+        ("u4", 2),
+    ]
+    assert set(made[1]) < set(made[0])

@@ -6,7 +6,7 @@ from slimtts.params import load_params
 from slimtts.plots.importance import plot_scores
 from slimtts.results import LayerScores
 from slimtts.scoring.wli import FULL_MODEL, Trial
-from slimtts.stages.score_layers import wer_scores
+from slimtts.stages.score_layers import EarlyStop, wer_scores
 
 PARAMS = load_params(Path(__file__).parents[3] / "params.yaml")
 TEXT = "the green tiger."
@@ -45,3 +45,38 @@ def test_scores_with_and_without_intervals_are_drawn(tmp_path):
     bare = [layer.model_copy(update={"wer_capped": None}) for layer in layers]
     plot_scores(LayerScores(method="search", reference_wer=None, layers=bare, **common), tmp_path / "search.png")
     assert all((tmp_path / f"{name}.png").stat().st_size > 5000 for name in ("wli", "search"))
+
+
+def early_stop(risk, utterances=32):
+    knobs = PARAMS.score_layers.model_copy(update={"early_stop_risk": risk})
+    return EarlyStop(PARAMS.model_copy(update={"score_layers": knobs}), 3, utterances)
+
+
+def sixteen_of(*transcripts):
+    return [trial for layer, heard in enumerate(transcripts) for trial in trials(layer, [heard] * 16)]
+
+
+def test_a_layer_is_settled_by_arithmetic_or_at_a_risk():
+    made = sixteen_of("", TEXT, "the green lion")
+    assert early_stop(0.0)(made) == {}
+    assert early_stop(0.0, utterances=24)(made) == {0: 2}
+    assert early_stop(0.4)(made) == {0: 2, 1: 0, 2: 1}
+    assert early_stop(None, utterances=17)(made) == {}
+
+
+def test_a_settled_layer_stays_settled_with_its_rank():
+    stop = early_stop(0.0, utterances=24)
+    assert stop(sixteen_of("", TEXT, "the green lion")) == {0: 2}
+    more = [*sixteen_of("", TEXT, "the green lion"), *trials(1, ["", "", ""]), *trials(2, ["", "", ""])]
+    assert stop(more)[0] == 2
+
+
+def test_looks_are_few_and_none_without_a_risk():
+    sizes = [early_stop(0.0, utterances).stage_size for utterances in (8, 64, 128, 500, 1024)]
+    assert sizes == [16, 16, 16, 56, 128]
+    assert early_stop(None).stage_size is None
+
+
+def test_scores_tell_how_many_utterances_are_behind_each_layer():
+    made = [*trials(FULL_MODEL, ["x", "x"]), *trials(0, [""]), *trials(1, ["", TEXT])]
+    assert [layer.utterances for layer in wer_scores(made, PARAMS, 2)[1]] == [1, 2]

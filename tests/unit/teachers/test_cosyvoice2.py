@@ -16,7 +16,7 @@ from slimtts.distill.healing import PRESETS, HealingLoss, signals
 from slimtts.errors import InvalidInputError
 from slimtts.params import DecodingParams, TeacherParams
 from slimtts.pruning.surgery import remove_layers
-from slimtts.scoring.set_search import target_log_probabilities
+from slimtts.scoring.shared_prefix import target_log_probabilities
 from slimtts.stages.distill_student import save_model
 from slimtts.teachers import loading
 from slimtts.teachers.base import Prompt, Teacher
