@@ -33,7 +33,7 @@ from slimtts.shared_work import make_items, progress_of
 from slimtts.stages.benchmark_set import BenchmarkSet, open_benchmark
 from slimtts.stages.kept_audio import keep_audio
 from slimtts.stages.score_layers import open_recognizer
-from slimtts.stages.sentence_groups import best_take, group_results, sentence_groups
+from slimtts.stages.sentence_groups import SentenceGroup, best_take, group_results, sentence_groups
 from slimtts.stages.student_variants import variant_folders
 from slimtts.stages.voices import SpeakingTask
 from slimtts.storage import atomic_path
@@ -156,10 +156,11 @@ def _items(rows: list[dict[str, Any]]) -> list[SpokenItem]:
 class Hearing:
     """What is to be said, and the judges, who are called when something is to be heard."""
 
-    def __init__(self, params: Params, teacher: Teacher, benchmark: BenchmarkSet) -> None:
+    def __init__(self, params: Params, workspace: Workspace, teacher: Teacher, benchmark: BenchmarkSet) -> None:
         self.params, self.teacher, self.benchmark, self.tasks = params, teacher, benchmark, benchmark.tasks
         self.groups = sentence_groups(params, self.tasks)
         self.rate_hz = teacher.codec.sample_rate_hz
+        self.progress = hearing_progress(params, workspace, benchmark, self.groups)
 
     @cached_property
     def judges(self) -> Judges:
@@ -219,41 +220,40 @@ class Hearing:
         return heard
 
 
-def hearing_progress(params: Params, workspace: Workspace, hearing: Hearing) -> Path:
+def hearing_progress(
+    params: Params, workspace: Workspace, benchmark: BenchmarkSet, groups: Sequence[SentenceGroup]
+) -> Path:
     """Where what these judges heard is kept between attempts, and the variants that were made for them."""
     data = SubsetReport.read(workspace.data / "report.json").data_sha256
     knobs = params.evaluate_student
-    groups = [(group.name, group.sha256, group.takes) for group in hearing.groups]
     marks = (
         params.teacher, params.decoding, params.recogniser, knobs.mos_utterances, knobs.language, knobs.similarity,
-        hearing.benchmark.sha256, groups, data,
+        benchmark.sha256, [(group.name, group.sha256, group.takes) for group in groups], data,
     )  # fmt: skip
     return progress_of(workspace.evaluation_progress, CODE, *marks)
 
 
 def judged_folders(params: Params, workspace: Workspace, hearing: Hearing) -> dict[str, Path]:
     """`system_folders`, and those of the student's variants, which are made when they are first asked for."""
-    progress = hearing_progress(params, workspace, hearing)
-    variants = variant_folders(params, workspace, hearing.teacher, progress)
+    variants = variant_folders(params, workspace, hearing.teacher, hearing.progress)
     return system_folders(workspace, hearing.teacher) | variants
 
 
 def hear_all(params: Params, workspace: Workspace, hearing: Hearing) -> dict[str, Path]:
     """The originals and every system, by name, each heard once; those that were heard before are only looked up."""
-    progress = hearing_progress(params, workspace, hearing)
     makers, names = {"original": hearing.hear_originals}, {"original": "original"}
     for name, folder in judged_folders(params, workspace, hearing).items():
         names[name] = f"{name}-{hash_weights(folder)[:16]}"
         makers[names[name]] = partial(hearing.hear_system, folder)
     with progress_bar(total=len(makers), desc="listening to systems", unit="system") as bar:
-        make_items(progress, makers, lambda _: bar.update(1))
-    return {name: progress / kept for name, kept in names.items()}
+        make_items(hearing.progress, makers, lambda _: bar.update(1))
+    return {name: hearing.progress / kept for name, kept in names.items()}
 
 
 def open_hearing(params: Params, workspace: Workspace) -> Hearing:
     """The teacher's codec and the sentences that judge."""
     teacher = load_teacher(params.teacher, with_model=False)
-    return Hearing(params, teacher, open_benchmark(params, workspace, teacher))
+    return Hearing(params, workspace, teacher, open_benchmark(params, workspace, teacher))
 
 
 def fill_progress(params: Params, workspace: Workspace) -> None:
