@@ -70,7 +70,7 @@ def restrictions(origin: ModelOrigin, report: EvaluationReport) -> str:
     lines += [
         f"Judged on {report.utterances} sentences of one test set ({report.benchmark}, {report.language}): other "
         "languages, kinds of text and voices were not.",
-        "It speaks in the voice of a prompt: use only voices whose owners agreed, and say that the speech is synthetic.",
+        "It speaks in the voice of a prompt: use only voices whose owners agreed, and say that it is synthetic.",
         f"It missed its end in {100 * report.systems['student'].no_end_rate:.1f} % of the sentences: limit the length.",
     ]
     return "".join(f"- {line}\n" for line in lines)
