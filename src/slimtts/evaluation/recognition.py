@@ -1,7 +1,8 @@
 """What was said: transcripts by any Whisper that CTranslate2 can hold, also one with a window below 30 seconds.
 
 faster-whisper's own `transcribe` pads every window to 3,000 mel frames (read in 1.2.1), which a model with fewer
-positions refuses; its feature extractor, encoder and tokenizer are used here directly.
+positions refuses; its feature extractor, encoder and tokenizer are used here directly. Windows go in batches of
+similar length, and each thread has a batch of its own: none waits for another, and no text depends on their number.
 Legend: B windows, M mel bins, S mel frames (100 a second).
 """
 
@@ -9,11 +10,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from slimtts.errors import InvalidInputError
 from slimtts.evaluation.waveforms import is_silent, to_16_khz
@@ -35,13 +38,15 @@ class Recognizer:
 
     name: str
     beam_size: int
+    threads: int
     _whisper: WhisperModel
     _tokenizer: Tokenizer
 
     @classmethod
-    def load(cls, model: str, beam_size: int, threads: int = 2) -> Recognizer:
+    def load(cls, model: str, beam_size: int, threads: int | None = None) -> Recognizer:
         """Loads a CTranslate2 folder, or a Whisper size that is already in the local cache.
 
+        `threads` hear so many batches at once; as many as torch has by default. They share the weights.
         The CPU in float32 on purpose, whatever the weights are stored in: scores from machines with and without a GPU
         stay comparable. Nothing is downloaded.
 
@@ -52,11 +57,12 @@ class Recognizer:
         from faster_whisper.tokenizer import Tokenizer
 
         folder, name = _locate(model)
+        threads = threads or torch.get_num_threads()
         whisper = WhisperModel(
-            str(folder), device="cpu", compute_type="float32", cpu_threads=threads, local_files_only=True
+            str(folder), device="cpu", compute_type="float32", cpu_threads=1, num_workers=threads, local_files_only=True
         )
         tokenizer = Tokenizer(whisper.hf_tokenizer, whisper.model.is_multilingual, task="transcribe", language="en")
-        return cls(_with_beam(name, beam_size), beam_size, whisper, tokenizer)
+        return cls(_with_beam(name, beam_size), beam_size, threads, whisper, tokenizer)
 
     def in_language(self, language: str) -> Recognizer:
         """The same ears, told to expect another language than English.
@@ -91,11 +97,20 @@ class Recognizer:
             owners += [owner] * len(audible)
             pieces += audible
         texts: list[list[str]] = [[] for _ in waveforms]
-        for start in range(0, len(pieces), BATCH_WINDOWS):
-            heard = self._transcribe_windows(pieces[start : start + BATCH_WINDOWS])
-            for owner, text in zip(owners[start:], heard, strict=False):
-                texts[owner].append(text)
+        for owner, text in zip(owners, self._transcribe_pieces(pieces), strict=True):
+            texts[owner].append(text)
         return [" ".join(filter(None, parts)) for parts in texts]
+
+    def _transcribe_pieces(self, pieces: list[np.ndarray]) -> list[str]:
+        order = sorted(range(len(pieces)), key=lambda i: len(pieces[i]))  # a batch takes as long as its longest text
+        together = max(1, min(BATCH_WINDOWS, -(-len(pieces) // self.threads)))
+        batches = [order[start : start + together] for start in range(0, len(order), together)]
+        with ThreadPoolExecutor(self.threads) as pool:
+            heard = pool.map(lambda batch: self._transcribe_windows([pieces[i] for i in batch]), batches)
+            texts = {
+                i: text for batch, said in zip(batches, heard, strict=True) for i, text in zip(batch, said, strict=True)
+            }
+        return [texts[i] for i in range(len(pieces))]
 
     def _transcribe_windows(self, pieces: list[np.ndarray]) -> list[str]:
         extractor = self._whisper.feature_extractor

@@ -151,6 +151,39 @@ def test_a_batch_equals_one_by_one(recognizer):
     assert len(set(together)) > 10
 
 
+def test_batches_are_of_similar_length_and_texts_come_back_in_order(recognizer, monkeypatch):
+    waves = [sound(seed, 0.5 + (seed * 7 % 10) / 4) for seed in range(10)]
+    expected = recognizer.transcribe(waves, RATE)
+    monkeypatch.setattr("slimtts.evaluation.recognition.BATCH_WINDOWS", 3)
+    heard = []
+    plain = Recognizer._transcribe_windows
+
+    def listening(self, pieces):
+        heard.append([len(piece) for piece in pieces])
+        return plain(self, pieces)
+
+    monkeypatch.setattr(Recognizer, "_transcribe_windows", listening)
+    assert recognizer.transcribe(waves, RATE) == expected
+    assert list(map(len, heard)) == [3, 3, 3, 1]
+    assert [length for batch in heard for length in batch] == sorted(map(len, waves))
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_the_number_of_threads_changes_no_text(folder, recognizer, threads):
+    waves = [sound(seed, 0.3 + 0.35 * seed) for seed in range(9)]
+    several = Recognizer.load(str(folder), beam_size=1, threads=threads)
+    assert several.transcribe(waves, RATE) == recognizer.transcribe(waves, RATE)
+    assert several.transcribe(waves[:1], RATE) == recognizer.transcribe(waves[:1], RATE)
+    assert several.name == recognizer.name
+
+
+def test_an_error_in_a_thread_is_heard_of(folder, monkeypatch):
+    several = Recognizer.load(str(folder), beam_size=1, threads=2)
+    monkeypatch.setattr(Recognizer, "_transcribe_windows", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        several.transcribe([sound(1, 1.0), sound(2, 2.0)], RATE)
+
+
 def test_other_rates_are_resampled(recognizer):
     wave = sound(1, 2.0, rate=24_000)
     at_16_khz = resample(torch.from_numpy(wave), 24_000, RATE).numpy()
