@@ -174,7 +174,7 @@ class Voices(Result):
 
 
 class SpeedResult(Result):
-    """Batch 1, after warm-up, device synchronised."""
+    """Batch 1, after warm-up, device synchronised; results made before there were the last three have none."""
 
     lm_rtf: float
     end_to_end_rtf: float
@@ -182,6 +182,9 @@ class SpeedResult(Result):
     latency_p50_s: float
     latency_p95_s: float
     peak_memory_mb: float
+    first_audio_p50_s: float | None = None
+    first_audio_p95_s: float | None = None
+    eager_lm_rtf: float | None = None
 
 
 class SystemResult(Result):

@@ -211,7 +211,8 @@ GOOD = report().model_dump()
 FIELDS = sorted(_leaves(GOOD), key=str)
 # Where it ran is no evidence, and without the others a report is an older one, of what was then the only kind.
 BESIDE = ("machine", "benchmark", "language", "metric", "similarity_predictor")
-JUDGED = [path for path in FIELDS if path[0] not in BESIDE]
+LATER = ("first_audio_p50_s", "first_audio_p95_s", "eager_lm_rtf")  # which older reports do not have either
+JUDGED = [path for path in FIELDS if path[0] not in BESIDE and path[-1] not in LATER]
 BAD = ["nan", "inf", "-inf", None]
 
 

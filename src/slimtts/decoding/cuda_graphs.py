@@ -37,7 +37,8 @@ class StepGraphs:
         for tensor, value in zip(self._state, before, strict=True):
             tensor.copy_(value)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # Only this thread's calls are recorded; others may load or decode a model meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             self._step(width)
         self._pool = graph.pool()
         return graph

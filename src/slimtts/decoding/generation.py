@@ -18,7 +18,7 @@ import torch
 from slimtts.decoding.heads import spoken_bias, spoken_head, trained_head
 from slimtts.decoding.lean_pool import LeanPool, lean_pool
 from slimtts.decoding.plain import plain_steps, skipping_layers
-from slimtts.decoding.row_slots import Ask, Generated, Mix, RowSlots, generated
+from slimtts.decoding.row_slots import Ask, Generated, Mix, RowSlots, generated, runs_ahead
 from slimtts.decoding.sampling import codes_met, penalized, sample
 from slimtts.params import DecodingParams
 from slimtts.teachers.base import SpeechTokenLayout
@@ -120,12 +120,11 @@ def generate_rows(
     waiting = deque(sorted(asks, key=lambda ask: (-len(ask.prompts[0]), ask.index)))
     made: dict[int, Generated] = {}
     with _slots(pool, layout, decoding, asks, min(rows_together, len(asks)), mix) as slots:
-        shrinks = pool.lean.embeddings.device.type != "cuda"
         while len(made) < len(asks):
             free = len(slots.free)
             if waiting and free >= max(1, REFILL_SHARE * slots.rows):
                 slots.admit([waiting.popleft() for _ in range(min(free, len(waiting)))])
-            elif not waiting and shrinks and free >= DROP_SHARE * slots.rows > 0:
+            elif not waiting and not slots.ahead and free >= DROP_SHARE * slots.rows > 0:
                 slots.drop_free()
             slots.advance()
             made |= {ask.index: row for ask, row in slots.collect()}
@@ -163,7 +162,7 @@ def _slots(
     columns = max(len(prompt) for ask in asks for prompt in ask.prompts) + decoding.max_new_tokens
     columns = -(-columns // COLUMN_STEP) * COLUMN_STEP
     key: Hashable = None
-    if mix is None and not skips and (rows == 1 or pool.lean.embeddings.device.type == "cuda"):
+    if mix is None and not skips and (rows == 1 or runs_ahead(pool.lean.embeddings.device)):
         key = (rows, columns, passes, decoding)
     return pool.borrowed(key, lambda: RowSlots(pool.lean, layout, decoding, rows, columns, passes, mix, skips))
 

@@ -86,6 +86,12 @@ class LeanPool:
                     self.idle.append((key, slots))
                     del self.idle[:-MOST_IDLE]
 
+    def forget_prompts(self) -> None:
+        """The next call of each kept slot computes its whole prompt: for measurements of a first call."""
+        with _LOCK:
+            for _, slots in self.idle:
+                slots.forget_prompt()
+
 
 _POOLS: WeakKeyDictionary[Any, dict[Hashable, LeanPool]] = WeakKeyDictionary()
 _LOCK = threading.Lock()

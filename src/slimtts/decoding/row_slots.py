@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from slimtts.decoding import ras
+from slimtts.decoding.cuda_graphs import StepGraphs
 from slimtts.decoding.lean_model import LeanModel, StaticCache
 from slimtts.decoding.sampling import codes_met, penalized, sample, uniforms_of
 from slimtts.params import DecodingParams
@@ -26,6 +27,11 @@ Mix = Callable[[torch.Tensor], torch.Tensor]
 CHUNK = 4  # steps on CUDA between two looks at who has ended; more waste steps behind an END
 WIDTH_STEP = 256  # columns: attention on CUDA reads multiples of it, a graph each
 LEAST_REUSED = 8  # tokens of a prompt that are worth more than the call that saves them
+
+
+def runs_ahead(device: torch.device) -> bool:
+    """Whether steps go on before the host knows what the last ones said: where a step is over before a look at it."""
+    return device.type == "cuda"
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,8 @@ class RowSlots:
         self._lean, self._layout, self._decoding = lean, layout, decoding
         self._passes, self._mix = passes, mix
         self._device = lean.embeddings.device
-        self._chunk = CHUNK if self._device.type == "cuda" else 1
+        self.ahead = runs_ahead(self._device)
+        self._chunk = CHUNK if self.ahead else 1
         lanes, steps = rows * passes, decoding.max_new_tokens
         with torch.inference_mode(), self._device:
             self._cache = StaticCache(lean, lanes, columns + 2 * self._chunk)
@@ -87,12 +94,12 @@ class RowSlots:
             self._met = torch.zeros(rows, layout.num_codes + 1, dtype=torch.bool)
             self._passed = torch.zeros(len(lean.layers), lanes, 1, dtype=torch.bool) if skips else None
         # Which layers are skipped by anybody; a recorded step must be right for all that come later.
-        self._skipped = [self._device.type == "cuda"] * len(lean.layers)
+        self._skipped = [self.ahead] * len(lean.layers)
         self._asks: list[Ask | None] = [None] * rows
         self._at, self._told_here = [0] * lanes, [0] * rows
         self._held: list[int] = []  # prompt tokens whose keys and values a single row has from an earlier call
         self._on_the_way: deque[Seen] = deque()
-        self._graphs: Any = None
+        self._graphs: StepGraphs | None = None
 
     @property
     def rows(self) -> int:
@@ -112,6 +119,10 @@ class RowSlots:
         self._positions.zero_()
         self._told.zero_()
         self._at = [0] * len(self._at)
+
+    def forget_prompt(self) -> None:
+        """The next prompt is computed as a whole, whatever was said before."""
+        self._held = []
 
     @torch.inference_mode()
     def admit(self, asks: Sequence[Ask]) -> None:
@@ -149,7 +160,7 @@ class RowSlots:
             nobody = torch.zeros(len(self._skipped), dtype=torch.bool)
             skip = torch.stack([nobody if one is None else one.to(nobody) for one in skips]).to(self._device)
             self._passed[:, there] = skip.t().unsqueeze(-1)
-            if self._device.type != "cuda":
+            if not self.ahead:
                 self._skipped = self._passed.flatten(1).any(1).tolist()
         longest = max(map(len, prompts)) - 1
         if longest > start:
@@ -195,11 +206,15 @@ class RowSlots:
 
     @torch.inference_mode()
     def advance(self) -> None:
-        """A code more of every row on a CPU, `CHUNK` codes on CUDA."""
+        """A code more of every row, or `CHUNK` codes when steps run ahead."""
+        limit = self._decoding.max_new_tokens
+        if any(ask is None and told >= limit for ask, told in zip(self._asks, self._told_here, strict=True)):
+            self._rest()
         for _ in range(self._chunk):
             furthest = max(self._at)
-            if self._device.type == "cuda":
-                self._replay(-(-(furthest + 1) // WIDTH_STEP) * WIDTH_STEP)
+            if self.ahead:
+                width = -(-(furthest + 1) // WIDTH_STEP) * WIDTH_STEP
+                self._replay(min(width, self._cache.memory.shape[4]))
             else:
                 self._step(furthest + 1, furthest == min(self._at))
             self._at = [position + 1 for position in self._at]
@@ -207,9 +222,9 @@ class RowSlots:
         self._on_the_way.append(self._look())
 
     def _replay(self, width: int) -> None:
-        from slimtts.decoding.cuda_graphs import StepGraphs
-
-        width = min(width, self._cache.memory.shape[4])
+        if self._device.type != "cuda":
+            self._step(width, False)
+            return
         if self._graphs is None:
             state = [self._ids, self._positions, self._told, self._said, self._ended, self._met]
             self._graphs = StepGraphs(lambda columns: self._step(columns, False), state)
@@ -217,19 +232,21 @@ class RowSlots:
 
     def _look(self) -> Seen:
         asks, told = tuple(self._asks), tuple(self._told_here)
-        if self._device.type != "cuda":
+        if not self.ahead:
             return Seen(asks, told, self._said, self._ended)
+        on_cuda = self._device.type == "cuda"
         said, ended = (
-            torch.empty(state.shape, dtype=state.dtype, device="cpu", pin_memory=True).copy_(state, non_blocking=True)
+            torch.empty(state.shape, dtype=state.dtype, pin_memory=on_cuda).copy_(state, non_blocking=True)
             for state in (self._said, self._ended)
         )
-        arrived = torch.cuda.Event()
-        arrived.record()
+        arrived = torch.cuda.Event() if on_cuda else None
+        if arrived is not None:
+            arrived.record()
         return Seen(asks, told, said, ended, arrived)
 
     def seen(self) -> Seen | None:
-        """What the host knows by now: all of it on a CPU, on CUDA what the last chunk but one left."""
-        if self._device.type == "cuda" and len(self._on_the_way) < 2:
+        """What the host knows by now: all of it, or, when steps run ahead, what the last chunk but one left."""
+        if self.ahead and len(self._on_the_way) < 2:
             return None
         seen = self._on_the_way.popleft()
         if seen.arrived is not None:
@@ -258,12 +275,14 @@ class RowSlots:
         lanes = [k * self.rows + slot for k in range(self._passes) for slot in free]
         self._positions[torch.tensor(lanes, device=self._device)] = 0
         self._told[torch.tensor(free, device=self._device)] = 0
+        for slot in free:
+            self._told_here[slot] = 0
         for lane in lanes:
             self._at[lane] = 0
 
     @torch.inference_mode()
     def drop_free(self) -> None:
-        """Goes on without the free places: on a CPU every row costs time. Not for CUDA, whose graphs know addresses."""
+        """Goes on without the free places, which cost time on a CPU. Not for recorded steps: they know addresses."""
         kept = [slot for slot, ask in enumerate(self._asks) if ask is not None]
         lanes = [k * self.rows + slot for k in range(self._passes) for slot in kept]
         own, there = torch.tensor(kept), torch.tensor(lanes)

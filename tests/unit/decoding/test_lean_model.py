@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, Qwen2ForCausalLM
 
+from slimtts.decoding import row_slots
 from slimtts.decoding.generation import generate, generate_batch, generate_rows, generation_steps
 from slimtts.decoding.lean_model import LeanModel
 from slimtts.decoding.lean_pool import is_lean, lean_pool
@@ -144,6 +145,23 @@ def test_places_are_refilled_and_dropped_without_a_trace(way, skipping):
     for rows in (1, 3, 8, 17):
         decoding = WAYS[way].model_copy(update={"batch_rows": rows})
         assert generate(model, LAYOUT, prompts, decoding, skip) == alone
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("skipping", [False, True])
+def test_steps_that_run_ahead_of_the_host_change_nothing(way, skipping, monkeypatch):
+    """As on CUDA: four steps at a time over padded columns, and the host learns of an END four to eight steps later."""
+    model, prompts = model_of("qwen2"), prompts_of(9)
+    skip = torch.rand(9, 3, generator=torch.Generator().manual_seed(1)) < 0.3 if skipping else None
+    expected = generate(model, LAYOUT, prompts, WAYS[way], skip)
+    stepwise = torch.stack(list(generation_steps(model, LAYOUT, prompts, WAYS[way], skip)), 1)
+    monkeypatch.setattr(row_slots, "runs_ahead", lambda device: True)
+    monkeypatch.setattr(row_slots, "WIDTH_STEP", 16)
+    other = model_of("qwen2")  # no slots are kept of it
+    for rows in (2, 9):
+        assert generate(other, LAYOUT, prompts, WAYS[way].model_copy(update={"batch_rows": rows}), skip) == expected
+    ahead = torch.stack(list(generation_steps(other, LAYOUT, prompts, WAYS[way], skip)), 1)
+    assert torch.equal(ahead, stepwise)
 
 
 def test_nothing_to_say():
