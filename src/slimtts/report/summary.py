@@ -44,20 +44,17 @@ def in_words(facts: RunFacts) -> str:
 
 def votes_section(tally: Tally) -> str:
     """What blind listeners preferred, and how they rated."""
-    first, second = (escape(name) for name in tally.pair)
+    counts = zip(tally.pair, (tally.for_first, tally.for_second), strict=True)
     rows = "".join(
-        f"<tr><th scope=row>{escape(name)}</th><td>{_interval(score, '.2f')}</td></tr>"
-        for name, score in tally.mos.items()
+        f"<tr><th scope=row>{escape(name)}</th><td>{count}</td><td>{_interval(tally.mos[name], '.2f')}</td></tr>"
+        for name, count in counts
     )
     return (
         '<section aria-labelledby="votes-title"><h2 id="votes-title">What listeners said, blind</h2>'
-        f'<p class="lead">{escape(tally.in_words())}</p>'
-        f'<div class="scroll"><table class="numbers"><thead><tr><th scope=col>votes</th><th scope=col>{first}</th>'
-        f"<th scope=col>no preference</th><th scope=col>{second}</th></tr></thead><tbody><tr><th scope=row>"
-        f"{tally.votes} by {len(tally.listeners)} listener{'s' * (len(tally.listeners) != 1)}</th>"
-        f"<td>{tally.for_first}</td><td>{tally.undecided}</td><td>{tally.for_second}</td></tr></tbody></table></div>"
-        f'<div class="scroll"><table class="numbers"><thead><tr><th scope=col>system</th>'
-        f"<th scope=col>mean opinion, 1 to 5 [95 %]</th></tr></thead><tbody>{rows}</tbody></table></div></section>"
+        f'<p class="lead">{escape(tally.in_words())}</p><div class="scroll"><table class="numbers narrow"><thead><tr>'
+        "<th scope=col>system</th><th scope=col>votes for it</th><th scope=col>mean opinion, 1 to 5 [95 %]</th></tr>"
+        f"</thead><tbody>{rows}<tr><th scope=row>no preference</th><td>{tally.undecided}</td><td></td></tr></tbody>"
+        "</table></div></section>"
     )
 
 

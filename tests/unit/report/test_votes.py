@@ -66,7 +66,7 @@ def test_no_preference_at_all_is_no_evidence(content, tmp_path):
 def test_the_page_shows_the_votes(content, tmp_path):
     counted = tally(read_ballots(written(tmp_path, ballot(content)), content), 100, 1)
     page = write_folder(content, tmp_path / "out", counted).read_text()
-    assert "What listeners said, blind" in page and "4 by 1 listener<" in page
+    assert "What listeners said, blind" in page and "4 votes of 1 listener: student preferred in 4" in page
 
 
 def changed(made, **values):
