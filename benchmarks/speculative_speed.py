@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,11 @@ import torch
 
 from benchmarks.speculative_rows import Way, add_foreseen, as_dict, log_to_mlflow, measured_row, table
 from slimtts.data.token_corpus import load_token_corpus
+from slimtts.decoding.cuda_graphs import StepGraphs
 from slimtts.decoding.generation import Generated, generate_batch
 from slimtts.decoding.speculative import SpeculativeDecoder
-from slimtts.decoding.speculative_lanes import Lane, make_lane
+from slimtts.decoding.speculative_lanes import Lane, LeanLane, Place, make_lane
+from slimtts.decoding.speculative_round import WIDTH_STEP
 from slimtts.decoding.speculative_rules import make_rule
 from slimtts.evaluation.similarity import SpeakerSimilarity
 from slimtts.evaluation.statistics import bootstrap_corpus_wer, bootstrap_mean, paired_bootstrap_wer_points
@@ -80,15 +83,20 @@ def speak_all(ways: Sequence[Way], sentences: int, device: torch.device) -> None
 
 @torch.inference_mode()
 def pass_cost_ms(lane: Lane, blocks: Sequence[int]) -> dict[int, float]:
-    """Median milliseconds of one pass over so many tokens behind 128 others; led by the host, as a CPU does it."""
-    room = 128 + max(blocks)
-    lane.reserve(room)
-    lane.begin([lane.layout.first_code_id] * room)
+    """Median milliseconds of one pass over so many tokens behind 128 others: on CUDA recorded, as it is in a round."""
+    lane.reserve(WIDTH_STEP)
+    lane.begin([lane.layout.first_code_id] * (128 + max(blocks)))
+    places: dict[int, Place] = {block: slice(128, 128 + block) for block in blocks}
+    passes: dict[int, Callable[[], Any]] = {b: partial(lane.logits, place, 0) for b, place in places.items()}
+    if lane.device.type == "cuda" and isinstance(lane, LeanLane):
+        places = {block: torch.arange(128, 128 + block, device=lane.device) for block in blocks}
+        graphs = {b: StepGraphs(partial(lane.logits, place), [lane.ids]) for b, place in places.items()}
+        passes = {block: partial(graph.run, WIDTH_STEP) for block, graph in graphs.items()}
     taken: dict[int, list[float]] = {block: [] for block in blocks}
     for turn in range(BLOCK_REPEATS + 3):
         for block in blocks:
             started = synchronized_s(lane.device)
-            lane.logits(slice(128, 128 + block), room)
+            passes[block]()
             if turn >= 3:
                 taken[block].append(1000 * (synchronized_s(lane.device) - started))
     return {block: float(np.median(ms)) for block, ms in taken.items()}
@@ -225,7 +233,8 @@ def at_true_size(options: argparse.Namespace, device: torch.device) -> dict[str,
 
     size = SIZES[options.model]()
     layers = size.config.num_hidden_layers
-    kept = [index * layers // options.keep_layers for index in range(options.keep_layers)]
+    keep = options.keep_layers or layers // 2
+    kept = [index * layers // keep for index in range(keep)]
     generator = torch.Generator().manual_seed(1)
     ids = [
         torch.randint(0, size.layout.num_codes, (options.prompt_tokens,), generator=generator).tolist()
@@ -235,13 +244,11 @@ def at_true_size(options: argparse.Namespace, device: torch.device) -> dict[str,
     decoding = DecodingParams(temperature=0.8, top_p=0.95, max_new_tokens=options.codes, batch_rows=1, seed=1)
     rows: list[dict[str, Any]] = []
     found: dict[str, Any] = {}
-    share = 1.0
     for agreement in sorted(options.agreements, reverse=True):
         torch.manual_seed(0)
         with made_in(torch.bfloat16), device:
             model = AutoModelForCausalLM.from_config(size.config, dtype=torch.bfloat16).eval()
-        share = agreement
-        turned_down(model, kept, share)
+        turned_down(model, kept, agreement)
         target, draft = (model, size.layout), (remove_layers(model, kept), size.layout)
         ways = make_ways(target, draft, prompts, prompts, decoding, settings_of(options))
         for way in ways:
@@ -284,6 +291,17 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
+def recorded_command(arguments: Sequence[str]) -> str:
+    """What another machine can repeat: no folder of this one, and no address of a server."""
+    kept: list[str] = []
+    for before, one in zip(["", *arguments], arguments, strict=False):
+        if before == "--draft":
+            kept.append(Path(one).name)
+        elif not {before, one} & {"--out", "--mlflow"}:
+            kept.append(one)
+    return shlex.join(["python", "-m", "benchmarks.speculative_speed", *kept])
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     device = torch.device(options.device)
@@ -291,13 +309,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     machine = describe_machine(torch.get_num_threads())
     measured = on_nano(options, device) if options.model == "nano" else at_true_size(options, device)
-    given = sys.argv[1:] if arguments is None else arguments
     result = {
         "model": options.model,
         "device": options.device,
         "machine": machine,
         "date": str(date.today()),
-        "command": shlex.join(["python", "-m", "benchmarks.speculative_speed", *given]),
+        "command": recorded_command(sys.argv[1:] if arguments is None else arguments),
         **measured,
     }
     add_foreseen(result)
