@@ -15,12 +15,13 @@ from slimtts.data.audio import resample
 from slimtts.data.manifest import check_codes
 from slimtts.data.token_corpus import load_token_corpus
 from slimtts.decoding.generation import generate_batch
+from slimtts.decoding.speculative import SpeculationCounts, speak_with_draft
 from slimtts.decoding.streaming import WindowedCodec, stream_audio, stream_codes
 from slimtts.errors import InvalidInputError
 from slimtts.params import DecodingParams, TeacherParams
 from slimtts.results import Voices
 from slimtts.teachers.base import Prompt, Teacher
-from slimtts.teachers.loading import load_teacher
+from slimtts.teachers.loading import load_beside, load_teacher
 from slimtts.teachers.model_folder import VOICES, params_of
 
 MAX_TEXT_CHARACTERS = 500
@@ -92,6 +93,19 @@ class Speaker:
         samples: np.ndarray = self.model.audio(made.codes).numpy()
         return samples
 
+    def speak_with_draft(
+        self, text: str, draft: Path | str, voice: str | None = None, rule: str = "exact"
+    ) -> tuple[np.ndarray, SpeculationCounts]:
+        """As `speak`, with a student of this model in the folder `draft` proposing codes; and what became of them.
+
+        Raises:
+            InvalidInputError: as `speak`; no such rule, or no student of this model.
+        """
+        student, prompt = load_beside(self.model, Path(draft)), self._prompt(text, voice, "", ())
+        made, counts = speak_with_draft(self.model, student, self._as_written(text), prompt, self.decoding, rule)
+        samples: np.ndarray = self.model.audio(made.codes).numpy()
+        return samples, counts
+
     def stream(
         self,
         text: str,
@@ -147,10 +161,13 @@ class Speaker:
         return Prompt(prompt_text, tuple(prompt_codes)) if prompt_codes else self._voice(voice)
 
     def _prompt_ids(self, text: str, prompt: Prompt) -> list[int]:
+        return self.model.prompt_ids(self._as_written(text), prompt)
+
+    def _as_written(self, text: str) -> str:
         spoken = text.strip()
         if self.model.family.name == "nano" and spoken and spoken[-1] not in ".!?":
             spoken += "."  # it has heard no sentence without
-        return self.model.prompt_ids(spoken, prompt)
+        return spoken
 
     def encode_prompt(self, waveform: np.ndarray, sample_rate_hz: int) -> list[int]:
         """float mono [N] -> codes of a voice prompt; resampled to the codec's rate.

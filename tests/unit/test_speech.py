@@ -137,3 +137,14 @@ def test_a_stream_refuses_before_its_first_piece(student, text):
 )
 def test_sentences(text, parts):
     assert sentences(text) == parts
+
+
+def test_a_draft_changes_who_works_and_not_what_is_said(student):
+    speaker = Speaker.load(student)
+    alone = speaker.speak("so it is", "anna" if "anna" in speaker.voices else None)
+    drafted, counts = speaker.speak_with_draft("so it is", student)
+    assert np.allclose(drafted, alone, atol=1e-6)
+    assert counts.acceptance == 1.0, "the model is its own draft here"
+    assert counts.codes_per_target_pass > 1
+    with pytest.raises(InvalidInputError, match="rule"):
+        speaker.speak_with_draft("so it is", student, rule="guess")

@@ -13,30 +13,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("text")
     parser.add_argument("--voice", help="as in the model's voices.json; slt, rms or awb for the bundled teacher")
     parser.add_argument("--model", type=Path, help="folder of a teacher or student (default: the bundled teacher)")
+    parser.add_argument("--draft", type=Path, help="folder of a student of that model, which drafts for it")
+    parser.add_argument(
+        "--rule", default="exact", help="of the drafting: exact | ssd:B | pcg:T | top-k:K (exact)"
+    )
     parser.add_argument("--out", type=Path, default=Path("speech.wav"))
-    parser.add_argument("--json", action="store_true", help="print file and seconds as JSON")
+    parser.add_argument("--json", action="store_true", help="print what was made as JSON")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Speaks."""
-    seconds = say(options.text, options.voice, options.model, options.out)
-    row = {"path": str(options.out), "seconds": round(seconds, 3)}
-    print(json.dumps(row) if options.json else f"{options.out}: {seconds:.2f} s")
-
-
-def say(text: str, voice: str | None, model: Path | None, out: Path) -> float:
-    """Writes a 16-bit WAV and returns its seconds; words that the bundled teacher has never heard are named."""
+    """Writes a 16-bit WAV; words that the bundled teacher has never heard are named."""
     import soundfile
 
     from slimtts.nano.grammar import unknown_words
     from slimtts.speech import Speaker
     from slimtts.storage import atomic_path
 
-    speaker = Speaker.load(model)
-    strange = unknown_words(text) if speaker.model.family.name == "nano" else []
+    speaker = Speaker.load(options.model)
+    strange = unknown_words(options.text) if speaker.model.family.name == "nano" else []
     if strange:
         print(f"slimtts: the nano teacher never heard: {', '.join(strange)}; expect mumbling", file=sys.stderr)
-    samples = speaker.speak(text, voice)
-    with atomic_path(out) as tmp:
+    drafting: dict[str, float] = {}
+    if options.draft:
+        samples, counts = speaker.speak_with_draft(options.text, options.draft, options.voice, options.rule)
+        drafting = {
+            "acceptance": round(counts.acceptance, 3),
+            "codes_per_target_pass": round(counts.codes_per_target_pass, 3),
+        }
+    else:
+        samples = speaker.speak(options.text, options.voice)
+    with atomic_path(options.out) as tmp:
         soundfile.write(tmp, samples, speaker.sample_rate_hz, subtype="PCM_16", format="WAV")
-    return len(samples) / speaker.sample_rate_hz
+    seconds = len(samples) / speaker.sample_rate_hz
+    if options.json:
+        print(json.dumps({"path": str(options.out), "seconds": round(seconds, 3), **drafting}))
+        return
+    drafted = f", {drafting['acceptance']:.0%} of the drafted codes taken" if drafting else ""
+    print(f"{options.out}: {seconds:.2f} s{drafted}")
