@@ -104,12 +104,19 @@ class LeanModel:
         self.norm = inner.norm.weight.detach()
         self.head, self.bias = _matrix(head), bias
         self._rotary = inner.rotary_emb
+        self.compiled = compiled
         # One compilation serves all layers; attention stays outside, because its width changes.
         self._before: Callable[..., Any] = before_attention
         self._after: Callable[..., Any] = after_attention
         if compiled:
             self._before = torch.compile(before_attention, dynamic=False)
             self._after = torch.compile(after_attention, dynamic=False)
+
+    @property
+    def bytes_a_token(self) -> int:
+        """Of weights, read for every token however many rows speak together."""
+        matrices = [self.head, *(part for one in self.layers for part in (one.qkv, one.out, one.gate_up, one.down))]
+        return sum(matrix.numel() * matrix.element_size() for matrix in matrices)
 
     def turns(self, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines [columns, 1, d]; the sine's first half is negative, so that a roll replaces a rotation."""

@@ -97,17 +97,22 @@ _POOLS: WeakKeyDictionary[Any, dict[Hashable, LeanPool]] = WeakKeyDictionary()
 _LOCK = threading.Lock()
 
 
-def lean_pool(model: Any, layout: SpeechTokenLayout, compiled: bool = False) -> LeanPool | None:
-    """The pool of a model as its weights are now; None when `is_lean` says no."""
+def lean_pool(model: Any, layout: SpeechTokenLayout, compiled: bool | None = None) -> LeanPool | None:
+    """The pool of a model as its weights are now; None when `is_lean` says no.
+
+    `compiled` has its layers compiled by `torch.compile` from now on (or no more): half a minute at the first call, for
+    CUDA. None leaves that as it is; at first they are not.
+    """
     if not is_lean(model):
         return None
     weights = _weights(model)
-    marks, key = _marks(weights), (layout, compiled)
+    marks = _marks(weights)
     with _LOCK:
         pools = _POOLS.setdefault(model, {})
-        pool = pools.get(key)
-        if pool is None or pool.marks != marks:
+        pool = pools.get(layout)
+        wanted = compiled if compiled is not None else pool is not None and pool.lean.compiled
+        if pool is None or pool.marks != marks or pool.lean.compiled != wanted:
             with torch.inference_mode():
-                lean = LeanModel(model, spoken_head(model, layout), spoken_bias(model, layout), compiled)
-            pool = pools[key] = LeanPool(lean, marks, weights)
+                lean = LeanModel(model, spoken_head(model, layout), spoken_bias(model, layout), wanted)
+            pool = pools[layout] = LeanPool(lean, marks, weights)
         return pool

@@ -279,3 +279,15 @@ def test_sampled_codes_have_the_models_distribution():
     chi_square, freedom = sum((o - e) ** 2 / e for o, e in cells if e > 0), len(cells) - 1
     assert freedom > 20
     assert chi_square < freedom + 4 * (2 * freedom) ** 0.5  # four standard deviations above its mean
+
+
+def test_a_wish_for_compiled_layers_lasts_and_makes_a_pool_of_its_own(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(function) or function)
+    model, prompts = model_of("llama"), prompts_of(3)
+    before = generate_batch(model, LAYOUT, prompts, GREEDY)
+    pool = lean_pool(model, LAYOUT, compiled=True)
+    assert [function.__name__ for function in compiled] == ["before_attention", "after_attention"]
+    assert lean_pool(model, LAYOUT) is pool
+    assert generate_batch(model, LAYOUT, prompts, GREEDY) == before
+    assert not lean_pool(model, LAYOUT, compiled=False).lean.compiled
