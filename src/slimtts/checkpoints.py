@@ -1,5 +1,6 @@
 """Training checkpoints: weights, optimiser, loop state and random numbers; complete or absent, never half.
 
+Training waits only until its state is copied to the host's memory; a thread writes the copy while the next steps run.
 A checkpoint is a folder `step-00001200/` with `tensors.safetensors` and `state.json`, written under a temporary
 name, renamed, and marked by an empty `DONE`. A folder that cannot be read is passed over for the one before it.
 It holds whole tensors: what several processes began, sharded or not, any number of processes can go on with.
@@ -10,9 +11,10 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
@@ -64,6 +66,74 @@ def _flatten_optimizer(
     return tensors, state["param_groups"]
 
 
+class CheckpointWriter:
+    """Writes checkpoints of one training beside it; as a context it waits for the last one.
+
+    One save is under way at a time: the next waits for it. What went wrong in writing is raised by the next save, or
+    at the end of the context. A kill at any moment leaves the checkpoint before.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str, keep: int = 2, is_writer: bool = True) -> None:
+        self.folder, self.fingerprint, self.keep, self.is_writer = folder, fingerprint, keep, is_writer
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._under_way: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.wait()
+        finally:
+            self._threads.shutdown(wait=True)
+
+    def wait(self) -> None:
+        """Returns when the last checkpoint is on the disk, and raises what kept it from getting there."""
+        under_way, self._under_way = self._under_way, None
+        if under_way:
+            under_way.result()
+
+    def save(
+        self,
+        step: int,
+        models: Mapping[str, nn.Module],
+        optimizers: Mapping[str, torch.optim.Optimizer],
+        loop_state: Mapping[str, Any],
+    ) -> None:
+        """Begins to write `step-00000400/` and the like; then all but the `keep` newest go. `loop_state` must be JSON.
+
+        Every process of a training calls it, because shards are gathered; the one that `is_writer` writes.
+        """
+        self.wait()
+        tensors = {
+            f"model/{m}/{k}": whole(v, self.is_writer)
+            for m, model in models.items()
+            for k, v in model.state_dict().items()
+        }
+        groups = {}
+        for name, optimizer in optimizers.items():
+            slots, groups[name] = _flatten_optimizer(f"optimizer/{name}", optimizer, self.is_writer)
+            tensors |= slots
+        if not self.is_writer:
+            return
+        tensors |= random_states()
+        copies = {k: tensors.pop(k).clone(memory_format=torch.contiguous_format) for k in list(tensors)}
+        state = {"step": step, "fingerprint": self.fingerprint, "param_groups": groups, "loop": dict(loop_state)}
+        self._under_way = self._threads.submit(self._write, self.folder / f"step-{step:08d}", copies, json.dumps(state))
+
+    def _write(self, final: Path, tensors: dict[str, torch.Tensor], state: str) -> None:
+        for abandoned in self.folder.glob(".step-*"):  # by a save that was killed; a folder has one writer
+            shutil.rmtree(abandoned)
+        with atomic_path(final) as tmp:
+            tmp.mkdir()
+            save_file(tensors, tmp / "tensors.safetensors")
+            (tmp / "state.json").write_text(state)
+            (tmp / DONE).touch()
+        for old in sorted(self.folder.glob("step-*"))[: -self.keep]:
+            shutil.rmtree(old)
+
+
 def save_checkpoint(
     folder: Path,
     step: int,
@@ -72,35 +142,19 @@ def save_checkpoint(
     optimizers: Mapping[str, torch.optim.Optimizer],
     loop_state: Mapping[str, Any],
     keep: int = 2,
-    is_writer: bool = True,
 ) -> Path:
-    """Writes `step-00000400/` and the like, and removes all but the `keep` newest. `loop_state` must be JSON.
+    """One checkpoint, which is on the disk when this returns; see `CheckpointWriter.save`."""
+    with CheckpointWriter(folder, fingerprint, keep) as writer:
+        writer.save(step, models, optimizers, loop_state)
+    return folder / f"step-{step:08d}"
 
-    Every process of a training calls it, because shards are gathered; the one that `is_writer` writes.
-    """
-    tensors = {
-        f"model/{m}/{k}": whole(v, is_writer) for m, model in models.items() for k, v in model.state_dict().items()
-    }
-    groups = {}
-    for name, optimizer in optimizers.items():
-        slots, groups[name] = _flatten_optimizer(f"optimizer/{name}", optimizer, is_writer)
-        tensors |= slots
-    final = folder / f"step-{step:08d}"
-    if not is_writer:
-        return final
-    tensors["rng/torch"] = torch.get_rng_state()
-    tensors = {k: v.clone().contiguous() for k, v in tensors.items()}
-    state = {"step": step, "fingerprint": fingerprint, "param_groups": groups, "loop": dict(loop_state)}
-    for abandoned in folder.glob(".step-*"):  # by a save that was killed; a folder has one writer
-        shutil.rmtree(abandoned)
-    with atomic_path(final) as tmp:
-        tmp.mkdir()
-        save_file(tensors, tmp / "tensors.safetensors")
-        (tmp / "state.json").write_text(json.dumps(state))
-        (tmp / DONE).touch()
-    for old in sorted(folder.glob("step-*"))[:-keep]:
-        shutil.rmtree(old)
-    return final
+
+def random_states() -> dict[str, torch.Tensor]:
+    """The states of torch's random numbers: of the CPU, and of the current CUDA device where there is one."""
+    states = {"rng/torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["rng/cuda"] = torch.cuda.get_rng_state()
+    return states
 
 
 def load_latest(folder: Path, fingerprint: str) -> Checkpoint | None:
@@ -149,4 +203,6 @@ def restore(
                 slots.setdefault(int(index), {})[slot] = _placed_like(value, parameters[int(index)])
         optimizer.load_state_dict({"state": slots, "param_groups": checkpoint.state["param_groups"][name]})
     torch.set_rng_state(checkpoint.tensors["rng/torch"].to(torch.uint8))
+    if torch.cuda.is_available() and "rng/cuda" in checkpoint.tensors:
+        torch.cuda.set_rng_state(checkpoint.tensors["rng/cuda"].to(torch.uint8))
     return checkpoint.state["loop"]

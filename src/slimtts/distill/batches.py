@@ -22,6 +22,7 @@ from slimtts.decoding.teacher_forcing import (
     collate,
     forced_sequence,
 )
+from slimtts.distill.packing import PackedBatch, collate_packed, pack
 from slimtts.errors import InvalidInputError
 from slimtts.teachers.base import Prompt, StreamsText, Teacher
 
@@ -34,8 +35,19 @@ def part_of(batch: ForcedBatch, part: int, parts: int) -> ForcedBatch:
     Where no row is left: the first one without targets, because processes must all run as many passes.
     """
     if part < len(batch.ids):
-        return _each(batch, lambda one: replace(one, ids=one.ids[part::parts], targets=one.targets[part::parts]))
-    return _each(batch, lambda one: replace(one, ids=one.ids[:1], targets=torch.full_like(one.targets[:1], NO_TARGET)))
+        return _each(batch, lambda one: rows_of(one, slice(part, None, parts)))
+    return _each(
+        batch,
+        lambda one: replace(rows_of(one, slice(0, 1)), targets=torch.full_like(one.targets[:1], NO_TARGET)),
+    )
+
+
+def rows_of(batch: ForcedBatch, rows: slice | list[int]) -> ForcedBatch:
+    """Some rows of a batch without its companions."""
+    chosen = replace(batch, ids=batch.ids[rows], targets=batch.targets[rows])
+    if isinstance(chosen, PackedBatch) and chosen.positions is not None:
+        chosen = replace(chosen, positions=chosen.positions[rows])
+    return chosen
 
 
 def _each(batch: ForcedBatch, change: Callable[[ForcedBatch], ForcedBatch]) -> ForcedBatch:
@@ -49,6 +61,7 @@ class PairSampler:
 
     Under guidance only the utterance's own codes are targets, and the batches carry the companions of the other passes.
     `bistream_share` of the pairs is laid out as text that arrives piece by piece, for teacher and student alike.
+    With `packed_row_tokens` above 0, pairs share rows of so many tokens, and every batch has the same shape.
     """
 
     def __init__(
@@ -59,6 +72,7 @@ class PairSampler:
         seed: int,
         guidance: Guidance = UNGUIDED,
         bistream_share: float = 0.0,
+        packed_row_tokens: int = 0,
     ) -> None:
         if bistream_share and (guidance.companions or not isinstance(teacher.family, StreamsText)):
             raise InvalidInputError(
@@ -67,7 +81,14 @@ class PairSampler:
                 "0, or cosyvoice2 without guidance",
                 "correct it in params.yaml",
             )
-        self.bistream_share = bistream_share
+        if packed_row_tokens and (guidance.companions or packed_row_tokens > tokens_per_step):
+            raise InvalidInputError(
+                "distill_student.packed_row_tokens",
+                f"{packed_row_tokens} of {tokens_per_step} tokens a step, guidance {guidance.companions or 'off'}",
+                "at most distill_student.tokens_per_step, without guidance",
+                "correct it in params.yaml, or 0 for a row each",
+            )
+        self.bistream_share, self.packed_row_tokens = bistream_share, packed_row_tokens
         self.teacher, self.utterances, self.guidance = teacher, utterances, guidance
         self.tokens_per_step, self.seed = tokens_per_step, seed
         self.same_voice: dict[str, list[int]] = {}
@@ -100,11 +121,22 @@ class PairSampler:
             asked.append((target.text, prompt))
             sequences.append(self.sequence(target, prompt, rng))
             tokens += len(sequences[-1].ids)
-        groups = token_budget_batches([len(s.ids) for s in sequences], self.tokens_per_step)
-        order = [int(i) for i in rng.permutation(len(groups))]
-        batches = [self.collated([sequences[i] for i in groups[g]], [asked[i] for i in groups[g]]) for g in order]
+        if self.packed_row_tokens:
+            batches = self._packed(sequences, rng)
+        else:
+            groups = token_budget_batches([len(s.ids) for s in sequences], self.tokens_per_step)
+            order = [int(i) for i in rng.permutation(len(groups))]
+            batches = [self.collated([sequences[i] for i in groups[g]], [asked[i] for i in groups[g]]) for g in order]
         # A pool always gives the same number of steps, whatever the lengths: the step number finds its batch.
         return [batches[i % len(batches)] for i in range(STEPS_A_POOL)]
+
+    def _packed(self, sequences: Sequence[ForcedSequence], rng: np.random.Generator) -> list[ForcedBatch]:
+        """Batches of as many full rows as a step holds; the rows that are left over are not used."""
+        width, a_step = self.packed_row_tokens, self.tokens_per_step // self.packed_row_tokens
+        rows = [[sequences[i] for i in row] for row in pack([len(s.ids) for s in sequences], width)]
+        order = [int(i) for i in rng.permutation(len(rows))]
+        steps = [order[i : i + a_step] for i in range(0, len(order) - a_step + 1, a_step)]
+        return [collate_packed([rows[i] for i in step], width, self.teacher.layout.pad_id) for step in steps]
 
     def from_step(self, first: int) -> Iterator[ForcedBatch]:
         """Batches of step `first`, `first` + 1, ..."""

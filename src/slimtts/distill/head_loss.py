@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.nn import functional as F
 
-CHUNK_POSITIONS = 128  # 128 x 4,097 fp32 are 2 MB; 64 to 256 measured alike, 1,024 a third slower (2026-11-21, Zen 4)
+# 128 x 4,097 fp32 are 2 MB: on a CPU 64 to 256 measured alike, 1,024 a third slower (2026-11-21, Zen 4). A GPU reads
+# the head and its gradient once a chunk, 1.1 GB for 65,537 rows of 2,048, so that its chunks are longer.
+CHUNK_POSITIONS = {"cpu": 128, "cuda": 1024}
 
 TeacherLogits = Callable[[slice], torch.Tensor]
 
@@ -30,14 +32,46 @@ class HeadTerms:
     temperature: float
 
 
+class ChunkGradient(Protocol):
+    """`chunk_gradient`, as it is or compiled."""
+
+    def __call__(
+        self,
+        logits: torch.Tensor,
+        targets: torch.Tensor,
+        teacher_logits: torch.Tensor | None,
+        share: float | torch.Tensor,
+        terms: HeadTerms,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `chunk_gradient`."""
+        ...
+
+
+def chunk_gradient(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    teacher_logits: torch.Tensor | None,
+    share: float | torch.Tensor,
+    terms: HeadTerms,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(d weighted sum / d logits [C, V], the sums (cross-entropy, skew-KL) [2]) of a chunk of fp32 logits [C, V]."""
+    gradient, sums = torch.zeros_like(logits), torch.zeros(2, device=logits.device)
+    if terms.cross_entropy:
+        sums[0] += _add_cross_entropy(gradient, logits, targets, share, terms)
+    if terms.skew_kl and teacher_logits is not None:
+        sums[1] += _add_skew_kl(gradient, logits, teacher_logits, share, terms)
+    return gradient, sums
+
+
 def head_loss(
     hidden: torch.Tensor,
     head: torch.Tensor,
     targets: torch.Tensor,
     teacher_logits: TeacherLogits | None,
     terms: HeadTerms,
-    chunk_positions: int = CHUNK_POSITIONS,
+    chunk_positions: int | None = None,
     count: int | None = None,
+    of_chunk: ChunkGradient = chunk_gradient,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(weighted sum with gradient, cross-entropy, skew-KL) from the student's hidden [P, D] and head [V, D].
 
@@ -46,8 +80,9 @@ def head_loss(
     `losses`.
     """
     share = 1 / max(1, len(targets) if count is None else count)
+    chunk = chunk_positions or CHUNK_POSITIONS[hidden.device.type]
     total, cross_entropy, skew_kl = _HeadLoss.apply(
-        hidden, head, targets, teacher_logits, terms, chunk_positions, share
+        hidden, head, targets, teacher_logits, terms, chunk, share, of_chunk
     )
     return total, cross_entropy, skew_kl
 
@@ -57,22 +92,31 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Any, head: Any, targets: Any, teacher: Any, terms: Any, chunk: int, share: float
+        ctx: Any,
+        hidden: Any,
+        head: Any,
+        targets: Any,
+        teacher: Any,
+        terms: Any,
+        chunk: int,
+        share: float,
+        of_chunk: ChunkGradient,
     ) -> Any:
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         h, w = hidden.to(dtype), head.to(dtype)
         hidden_grad, head_grad = torch.empty_like(h), torch.zeros(head.shape, device=head.device)
         sums = torch.zeros(2, device=hidden.device)
+        # A compiled function is compiled anew for a number that changes from step to step, not for a tensor.
+        scale = share if of_chunk is chunk_gradient else torch.tensor(share, device=hidden.device)
+        speaks = bool(terms.skew_kl) and teacher is not None
         with torch.autocast(device, enabled=False):
             for start in range(0, len(targets), chunk):
                 rows = slice(start, start + chunk)
                 logits = F.linear(h[rows], w).float()
-                gradient = torch.zeros_like(logits)
-                if terms.cross_entropy:
-                    sums[0] += _add_cross_entropy(gradient, logits, targets[rows], share, terms)
-                if terms.skew_kl and teacher is not None:
-                    sums[1] += _add_skew_kl(gradient, logits, teacher(rows).float(), share, terms)
+                taught = teacher(rows).float() if speaks else None
+                gradient, of_rows = of_chunk(logits, targets[rows], taught, scale, terms)
+                sums += of_rows
                 gradient = gradient.to(dtype)
                 torch.mm(gradient, w, out=hidden_grad[rows])
                 head_grad += gradient.T @ h[rows]
@@ -85,11 +129,15 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Any, *_: Any) -> Any:
         hidden_grad, head_grad = ctx.saved_tensors
-        return upstream * hidden_grad, upstream * head_grad, None, None, None, None, None
+        return upstream * hidden_grad, upstream * head_grad, None, None, None, None, None, None
 
 
 def _add_cross_entropy(
-    gradient: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, share: float, terms: HeadTerms
+    gradient: torch.Tensor,
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    share: float | torch.Tensor,
+    terms: HeadTerms,
 ) -> torch.Tensor:
     """d CE / d logits = q - onehot."""
     log_q = logits.log_softmax(-1)
@@ -101,7 +149,11 @@ def _add_cross_entropy(
 
 
 def _add_skew_kl(
-    gradient: torch.Tensor, logits: torch.Tensor, teacher_logits: torch.Tensor, share: float, terms: HeadTerms
+    gradient: torch.Tensor,
+    logits: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    share: float | torch.Tensor,
+    terms: HeadTerms,
 ) -> torch.Tensor:
     """With m = b p + (1-b) q: d KL / d logits_j = q_j (g_j - sum_k q_k g_k), g = -(1-b) p / m, times t."""
     t, tiny = terms.temperature, torch.finfo(torch.float32).tiny

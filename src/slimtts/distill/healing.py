@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch.nn import functional as F
@@ -18,7 +18,8 @@ from slimtts.decoding.generation import trained_head
 from slimtts.decoding.guidance import UNGUIDED, Guidance, guided_log_probabilities
 from slimtts.decoding.teacher_forcing import ForcedBatch
 from slimtts.distill import losses
-from slimtts.distill.head_loss import HeadTerms, TeacherLogits, head_loss
+from slimtts.distill.head_loss import ChunkGradient, HeadTerms, TeacherLogits, chunk_gradient, head_loss
+from slimtts.distill.packing import place_of_tokens
 from slimtts.params import LossParams
 from slimtts.teachers.base import SpeechTokenLayout
 
@@ -93,33 +94,54 @@ def _recording(model: Any) -> Iterator[list[torch.Tensor]]:
             handle.remove()
 
 
+def output_head(model: Any, layout: SpeechTokenLayout) -> torch.Tensor:
+    """Rows of the output head that are labels in training, [V, D], with its bias as one more column."""
+    head, bias = trained_head(model, layout)
+    return head if bias is None else torch.cat([head, bias.unsqueeze(1)], dim=1)
+
+
 def signals(model: Any, layout: SpeechTokenLayout, batch: ForcedBatch, with_attention: bool) -> Signals:
-    """One forward pass."""
+    """One forward pass; sequences that share a row do not see each other."""
+    places = place_of_tokens(batch)
     with _recording(model) as layers:
         embedding = model.get_input_embeddings()(batch.ids)
-        out = model.model(inputs_embeds=embedding, use_cache=False, output_attentions=with_attention)
+        out = model.model(inputs_embeds=embedding, use_cache=False, output_attentions=with_attention, **places)
     if with_attention and not out.attentions:
         raise ValueError("attention probabilities need model.set_attn_implementation('eager')")
-    hidden, (head, bias) = out.last_hidden_state[batch.is_target], trained_head(model, layout)
-    if bias is not None:
+    hidden, head = out.last_hidden_state[batch.is_target], output_head(model, layout)
+    if head.shape[1] > hidden.shape[1]:
         hidden = torch.cat([hidden, torch.ones_like(hidden[:, :1])], dim=1)
-        head = torch.cat([head, bias.unsqueeze(1)], dim=1)
     return Signals(embedding, layers, list(out.attentions or []), hidden, head)
 
 
 # What a process has of a sum -> the sum over all processes.
 AddUp = Callable[[torch.Tensor], torch.Tensor]
+# Of a batch: what its output head sees at the target positions [P, D], and the outputs of the matched layers there.
+Memories = tuple[torch.Tensor, list[torch.Tensor]]
 # Model -> loss with gradient, and every term as a number, for one part of a step's batch.
 Part = Callable[[Any], tuple[torch.Tensor, dict[str, float]]]
 
 
+class TeacherMemory(Protocol):
+    """What the teacher said before, kept so that it need not be asked again."""
+
+    def recall(self, batch: ForcedBatch, hear: Callable[[ForcedBatch], Memories]) -> Memories:
+        """What `hear` would give for the batch."""
+        ...
+
+
 @dataclass(frozen=True)
 class Lesson:
-    """What the teacher says about one part; `energies` [matched layers] are those of the whole batch."""
+    """What the teacher says about one part, at its P target positions.
 
-    signals: Signals
-    logits: TeacherLogits | None
-    energies: torch.Tensor | None
+    `layers` [P, D] are the outputs that the student's layers imitate; `energies` [layers] are those of the whole batch.
+    """
+
+    logits: TeacherLogits | None = None
+    layers: Sequence[torch.Tensor] = ()
+    attentions: Sequence[torch.Tensor] = ()
+    embedding: torch.Tensor | None = None
+    energies: torch.Tensor | None = None
 
 
 class HealingLoss:
@@ -132,8 +154,11 @@ class HealingLoss:
         teacher_model: Any | None = None,
         retained: tuple[int, ...] = (),
         guidance: Guidance = UNGUIDED,
+        of_chunk: ChunkGradient = chunk_gradient,
+        memory: TeacherMemory | None = None,
     ) -> None:
         self.preset, self.layout, self.teacher_model, self.guidance = preset, layout, teacher_model, guidance
+        self.of_chunk, self.memory = of_chunk, memory
         self.matches: list[int] = []
         if teacher_model is not None and preset.matching == "dynamic":
             self.matches = losses.dynamic_matches(list(retained), teacher_model.config.num_hidden_layers)
@@ -151,26 +176,39 @@ class HealingLoss:
         `count` positions are targets in the whole. The teacher speaks here, once; `add_up` adds its energies to those
         of the parts that other processes have.
         """
-        if self.teacher_model is None:
-            return [partial(self._part, batch=batch, lesson=None, count=count) for batch in batches]
-        with torch.no_grad():
-            heard = [signals(self.teacher_model, self.layout, b, self.preset.needs_attention) for b in batches]
-            energies = None
-            if self.preset.latent and self.preset.latent_kind == "relative":
-                of_parts = [self._energies(t, batch, count) for t, batch in zip(heard, batches, strict=True)]
-                energies = add_up(torch.stack(of_parts).sum(0))
-            speaks = self.preset.skew_kl > 0
-            lessons = [
-                Lesson(t, self._guided(t, batch) if speaks else None, energies)
-                for t, batch in zip(heard, batches, strict=True)
-            ]
+        lessons: list[Lesson | None] = [None for _ in batches]
+        if self.teacher_model is not None:
+            with torch.no_grad():
+                heard = [self._lesson(batch) for batch in batches]
+                energies = None
+                if self.preset.latent and self.preset.latent_kind == "relative":
+                    of_parts = [torch.stack([losses.energy(rows, None, count) for rows in one.layers]) for one in heard]
+                    energies = add_up(torch.stack(of_parts).sum(0))
+            lessons = [replace(one, energies=energies) for one in heard]
         return [
             partial(self._part, batch=batch, lesson=lesson, count=count)
             for batch, lesson in zip(batches, lessons, strict=True)
         ]
 
-    def _energies(self, t: Signals, batch: ForcedBatch, count: int) -> torch.Tensor:
-        return torch.stack([losses.energy(t.layers[m], batch.is_target, count) for m in self.matches])
+    def _lesson(self, batch: ForcedBatch) -> Lesson:
+        """What the teacher says about a batch, of which only the target positions are kept."""
+        preset, mask, speaks = self.preset, batch.is_target, self.preset.skew_kl > 0
+        if self.memory is not None:
+            hidden, layers = self.memory.recall(batch, self._hear)
+            remembered = Signals(hidden[:0], [], [], hidden, output_head(self.teacher_model, self.layout))
+            return Lesson(remembered.logits if speaks else None, layers)
+        t = signals(self.teacher_model, self.layout, batch, preset.needs_attention)
+        return Lesson(
+            self._guided(t, batch) if speaks else None,
+            [t.layers[m][mask] for m in self.matches] if preset.latent else (),
+            [t.attentions[m] for m in self.matches] if preset.attention else (),
+            t.embedding[mask] if preset.embedding else None,
+        )
+
+    def _hear(self, batch: ForcedBatch) -> Memories:
+        """What is worth remembering of the teacher: enough to make its logits and its layers again."""
+        t, mask = signals(self.teacher_model, self.layout, batch, with_attention=False), batch.is_target
+        return t.hidden, [t.layers[m][mask] for m in self.matches] if self.preset.latent else []
 
     def _part(
         self, student: Any, batch: ForcedBatch, lesson: Lesson | None, count: int
@@ -181,7 +219,9 @@ class HealingLoss:
         of_head = HeadTerms(preset.cross_entropy, preset.skew_kl, preset.skew, preset.temperature)
         targets = batch.targets[batch.is_target]
         teacher_logits = lesson.logits if lesson else None
-        total, *values = head_loss(s.hidden, s.head, targets, teacher_logits, of_head, count=count)
+        total, *values = head_loss(
+            s.hidden, s.head, targets, teacher_logits, of_head, count=count, of_chunk=self.of_chunk
+        )
         total = total + sum(getattr(preset, name) * value for name, value in terms.items())
         terms |= dict(zip(("cross_entropy", "skew_kl"), values, strict=True))
         active = {name for name in terms if getattr(of_head, name, 1.0)}
@@ -203,24 +243,24 @@ class HealingLoss:
         return mixed
 
     def _hidden_terms(self, s: Signals, lesson: Lesson, batch: ForcedBatch, count: int) -> dict[str, torch.Tensor]:
-        preset, t, mask = self.preset, lesson.signals, batch.is_target
+        preset, mask = self.preset, batch.is_target
         terms = {}
         if preset.latent:
-            pairs = [(h, t.layers[m]) for h, m in zip(s.layers, self.matches, strict=True)]
+            pairs = [(rows[mask], taught) for rows, taught in zip(s.layers, lesson.layers, strict=True)]
             if lesson.energies is None:
-                each = [losses.mean_squared(h, taught, mask, count) for h, taught in pairs]
+                each = [losses.mean_squared(rows, taught, None, count) for rows, taught in pairs]
             else:
                 scales = lesson.energies.unbind()
                 each = [
-                    losses.relative_squared(h, taught, mask, count, scale)
-                    for (h, taught), scale in zip(pairs, scales, strict=True)
+                    losses.relative_squared(rows, taught, None, count, scale)
+                    for (rows, taught), scale in zip(pairs, scales, strict=True)
                 ]
             terms["latent"] = torch.stack(each).mean()
         if preset.attention:
-            matched = [(a, t.attentions[m]) for a, m in zip(s.attentions, self.matches, strict=True)]
+            matched = zip(s.attentions, lesson.attentions, strict=True)
             terms["attention"] = torch.stack(
                 [losses.attention_squared(a, taught, mask, count) for a, taught in matched]
             ).mean()
-        if preset.embedding:
-            terms["embedding"] = losses.mean_squared(s.embedding, t.embedding, mask, count)
+        if preset.embedding and lesson.embedding is not None:
+            terms["embedding"] = losses.mean_squared(s.embedding[mask], lesson.embedding, None, count)
         return terms

@@ -40,14 +40,16 @@ def skew_kl(
 
 
 def mean_squared(
-    student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor, count: int | None = None
+    student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None, count: int | None = None
 ) -> torch.Tensor:
-    """MSE of [B, T, D] over positions where bool mask [B, T] holds."""
-    difference = (student.float() - teacher.float())[mask]
+    """MSE of [B, T, D] over positions where bool mask [B, T] holds, or of [P, D] without a mask."""
+    difference = student.float() - teacher.float()
+    if mask is not None:
+        difference = difference[mask]
     return _mean(difference.square().mean(-1), len(difference) if count is None else count)
 
 
-def energy(teacher: torch.Tensor, mask: torch.Tensor, count: int | None = None) -> torch.Tensor:
+def energy(teacher: torch.Tensor, mask: torch.Tensor | None, count: int | None = None) -> torch.Tensor:
     """MSE(teacher, 0), masked as above."""
     return mean_squared(teacher, torch.zeros_like(teacher), mask, count)
 
@@ -55,7 +57,7 @@ def energy(teacher: torch.Tensor, mask: torch.Tensor, count: int | None = None) 
 def relative_squared(
     student: torch.Tensor,
     teacher: torch.Tensor,
-    mask: torch.Tensor,
+    mask: torch.Tensor | None,
     count: int | None = None,
     whole_energy: torch.Tensor | None = None,
 ) -> torch.Tensor:

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from slimtts.checkpoints import load_latest, restore, save_checkpoint, whole
+from slimtts.checkpoints import CheckpointWriter, load_latest, restore, whole
 from slimtts.decoding.teacher_forcing import ForcedBatch
 from slimtts.distill.distributed import ALONE, World
 from slimtts.distill.healing import AddUp, Part
@@ -64,8 +64,12 @@ def pick_device(wanted: str, local_rank: int = 0) -> torch.device:
 
 def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
     """bf16 on CUDA and on processors that multiply it natively; fp32 elsewhere, where bf16 would be emulated."""
-    native = device.type == "cuda" or "AVX512_BF16" in _cpu_features()
-    return torch.autocast(device.type, torch.bfloat16) if native else nullcontext()
+    return torch.autocast(device.type, torch.bfloat16) if multiplies_bf16(device) else nullcontext()
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for it."""
+    return device.type == "cuda" or "AVX512_BF16" in _cpu_features()
 
 
 def _cpu_features() -> str:
@@ -171,7 +175,8 @@ def train(
     if world.leads:
         _resume_curves(curves, first)
     started = time.monotonic()
-    with curves.open("a") as stream:
+    writer = CheckpointWriter(job.folder, job.fingerprint, is_writer=world.leads)
+    with curves.open("a") as stream, writer:
         for step, batch in enumerate(job.batches(first), start=first):
             after_step(step)
             if step >= params.steps:
@@ -199,9 +204,7 @@ def train(
                 if world.leads:
                     os.fsync(stream.fileno())
                 loop = {"tokens": tokens, "seconds": seconds + time.monotonic() - started, "loss": last_loss}
-                save_checkpoint(
-                    job.folder, step + 1, job.fingerprint, {"model": model}, optimizers, loop, is_writer=world.leads
-                )
+                writer.save(step + 1, {"model": model}, optimizers, loop)
     model.eval()
     return TrainingReport(
         name=job.name,

