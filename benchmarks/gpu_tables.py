@@ -114,7 +114,7 @@ STEPS = (
 def run_step(step: Step, device: str, quick: bool, limit_s: float) -> Outcome:
     """Runs a step; whatever it started ends with it."""
     with tempfile.TemporaryDirectory() as folder:
-        written, printed_path = Path(folder) / "written", Path(folder) / "printed.txt"
+        written, printed_path, told_path = (Path(folder) / name for name in ("written", "printed.txt", "told.txt"))
         written.mkdir()
         command = step.command(device, quick, written)
         shown = shlex.join(["python", *command[1:]])
@@ -122,14 +122,14 @@ def run_step(step: Step, device: str, quick: bool, limit_s: float) -> Outcome:
             return Outcome(step.name, shown, "missing", 0.0)
         environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT)))}
         started = time.monotonic()
-        with printed_path.open("wb") as stream:
+        with printed_path.open("wb") as printed_to, told_path.open("wb") as told_to:
             process = subprocess.Popen(
                 command,
                 cwd=ROOT,
                 env=environment,
                 stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
+                stdout=printed_to,
+                stderr=told_to,
                 start_new_session=True,
             )
             try:
@@ -140,7 +140,9 @@ def run_step(step: Step, device: str, quick: bool, limit_s: float) -> Outcome:
             finally:
                 end_group(process)
         seconds = time.monotonic() - started
-        printed = printed_path.read_text(errors="replace")
+        # Progress bars and warnings matter only where something went wrong.
+        told = (printed_path, told_path) if status != "ok" else (printed_path,)
+        printed = "".join(path.read_text(errors="replace") for path in told)
         return Outcome(step.name, shown, status, seconds, printed[-KEPT_CHARACTERS:], read_all_json(written))
 
 

@@ -48,9 +48,9 @@ def test_the_speed_that_costs_foresee():
 
 
 SCRIPTS = {
-    "fine": "import json, pathlib, sys\nprint('| a | b |')\n"
+    "fine": "import json, pathlib, sys\nprint('| a | b |')\nprint('hurry', file=sys.stderr)\n"
     "pathlib.Path(sys.argv[-1]).write_text(json.dumps({'device': sys.argv[2]}))",
-    "broken": "print('almost')\nraise SystemExit(3)",
+    "broken": "import sys\nprint('almost')\nprint('no such thing', file=sys.stderr)\nraise SystemExit(3)",
     "endless": "import subprocess, sys, time\nprint('begun', flush=True)\n"
     "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\ntime.sleep(600)",
 }
@@ -74,12 +74,12 @@ def test_a_step_that_fails_hangs_or_is_missing_leaves_the_others_alone(steps, tm
     outcomes = run_all(steps, "cpu", quick=False, minutes=5, tell=lambda so_far: told.append(len(so_far)))
     assert [o.status for o in outcomes] == ["failed with 3", "stopped after 2 s", "missing", "ok"]
     assert told == [1, 2, 3, 4]
-    assert "almost" in outcomes[0].printed
+    assert outcomes[0].printed == "almost\nno such thing\n"
     assert outcomes[1].printed == "begun\n"
     assert outcomes[1].seconds < 30  # its child did not hold it up
-    assert outcomes[3].written == {"fine": {"device": "cpu"}}
+    assert (outcomes[3].printed, outcomes[3].written) == ("| a | b |\n", {"fine": {"device": "cpu"}})
     page = gpu_tables.markdown({"gpu": "none"}, outcomes)
-    assert "## fine: ok" in page and "| a | b |" in page and "~~~\nalmost\n~~~" in page
+    assert "## fine: ok" in page and "| a | b |" in page and "~~~\nalmost\nno such thing\n~~~" in page
 
 
 def test_without_time_left_a_step_is_named_and_not_begun(steps):
