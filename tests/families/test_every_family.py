@@ -21,6 +21,7 @@ from slimtts.data.manifest import read_utterances
 from slimtts.decoding.generation import generate
 from slimtts.evaluation.systems import as_arrays
 from slimtts.params import DecodingParams, TeacherParams
+from slimtts.results import KeptAudio
 from slimtts.speech import Speaker
 from slimtts.stages import evaluate_student
 from slimtts.stages.subset_data import subset_data
@@ -141,6 +142,20 @@ def test_what_cannot_be_said_is_not_said_however_likely(story):
     with torch.no_grad():
         head.weight[silent] = 100.0
     assert silent and generate(teacher.model, layout, prompts(story, teacher), GREEDY) == before
+
+
+def test_the_same_sentences_of_every_system_can_be_heard_beside_the_recordings(story):
+    evaluation = story.workspace.evaluation
+    kept = KeptAudio.read(evaluation / "kept.json").sentences
+    heard = {folder.name: {path.stem for path in folder.iterdir()} for folder in (evaluation / "audio").iterdir()}
+    assert heard.keys() == {*story.evaluation.systems, "prompt", "original", "reference"}
+    ids, corpus = {sentence.id for sentence in kept}, Path(story.params.subset_data.source).parent
+    recorded = {name for name in ids if (corpus / f"{name}.wav").exists()}  # the corpus has codes alone of the others
+    assert recorded < ids and heard.pop("reference") == recorded
+    assert all(of_system == ids for of_system in heard.values())
+    for name in recorded:
+        copy, _ = soundfile.read(evaluation / "audio" / "reference" / f"{name}.wav")
+        np.testing.assert_allclose(copy, soundfile.read(corpus / f"{name}.wav")[0], atol=1 / 2**14)
 
 
 def test_a_killed_evaluation_goes_on_with_the_systems_that_were_not_heard(story, tmp_path, monkeypatch):
