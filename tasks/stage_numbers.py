@@ -37,12 +37,14 @@ class UsedData:
 
 @dataclass(frozen=True)
 class StageRecord:
-    """What one stage tells: metrics, tags, files with the folder that they are shown in, and the data it used."""
+    """What one stage tells: metrics, tags, files with the folder that they are shown in, the data it used, and a
+    table for the top of the run's page."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     files: list[tuple[Path, str]] = field(default_factory=list)
     data: list[UsedData] = field(default_factory=list)
+    note: str = ""
 
 
 def stage_record(stage: str, workspace: Workspace) -> StageRecord:
@@ -88,7 +90,10 @@ def evaluation_numbers(report: EvaluationReport) -> dict[str, float]:
 
 
 def headline_numbers(report: EvaluationReport) -> dict[str, float]:
-    """The student's size, errors, voice, naturalness and price, in the units that people read, as `compare/...`."""
+    """The student's size, errors, voice, naturalness and price, in the units that people read, as `compare/...`.
+
+    Rounded to four decimals for the columns of MLflow; the exact values are there under the systems' names.
+    """
     student, teacher = report.systems["student"], report.systems["teacher"]
     gap = report.gap("student", "teacher")
     found: dict[str, float] = {
@@ -113,7 +118,7 @@ def headline_numbers(report: EvaluationReport) -> dict[str, float]:
         "end_to_end_rtf": student.speed.end_to_end_rtf,
         "memory_mb": student.speed.peak_memory_mb,
     }
-    return {f"{HEADLINE}/{name}": float(value) for name, value in found.items() if math.isfinite(value)}
+    return {f"{HEADLINE}/{name}": round(float(value), 4) for name, value in found.items() if math.isfinite(value)}
 
 
 def _agreement_numbers(workspace: Workspace) -> dict[str, float]:
@@ -177,7 +182,9 @@ def _evaluate_student(workspace: Workspace) -> StageRecord:
     tables = [path for name in names if (path := workspace.evaluation / name).is_file()]
     metrics = evaluation_numbers(report) | headline_numbers(report) | _agreement_numbers(workspace)
     heard = UsedData("test sentences", report.test_set_sha256, "testing", report.utterances, report.benchmark)
-    return StageRecord(metrics, tags, _files("evaluation", tables) + _files("audio", audio), [heard])
+    table = workspace.evaluation / "table.md"
+    note = table.read_text() if table.is_file() else ""
+    return StageRecord(metrics, tags, _files("evaluation", tables) + _files("audio", audio), [heard], note)
 
 
 def _register_model(workspace: Workspace) -> StageRecord:

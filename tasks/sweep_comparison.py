@@ -15,10 +15,9 @@ from slimtts.storage import atomic_path
 from slimtts.workspace import Workspace
 from tasks.stage_numbers import evaluation_numbers
 from tasks.stages import mlflow_is_away
-from tasks.tracking import TrackedRun
+from tasks.tracking import NOTE, TrackedRun
 
 TABLE = "comparison.md"
-NOTE = "mlflow.note.content"  # tag that MLflow shows as the description of a run
 COMPARED = ("wer_corpus", "similarity", "mos", "no_end_rate")
 FAILED = "failed"
 COLUMNS = ("layers", "verdict", "parameters, %", "WER, %", "WER minus teacher's, points", "LM speed-up", "speed-up")

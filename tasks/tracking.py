@@ -20,6 +20,7 @@ from slimtts.comparison.runs import flat_knobs
 from slimtts.storage import atomic_path
 from slimtts.workspace import Workspace
 from tasks.checkouts import code_revision
+from tasks.experiment_view import VIEW_TAG, experiment_view
 from tasks.logged_models import log_student
 from tasks.plots import stage_plots
 from tasks.stage_numbers import HEADLINE, UsedData, stage_record
@@ -32,6 +33,7 @@ EXPERIMENT = "slimtts"
 REMEMBERED = ".mlflow-run.json"
 MARK = "slimtts.mark"  # tag of a run: which workspace and parameters made it
 PARAM_BATCH = 100  # MLflow takes at most this many params in a call
+NOTE = "mlflow.note.content"  # tag that MLflow shows as the description of a run
 PARENT = "mlflow.parentRunId"  # tag by which MLflow shows a run below another
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
@@ -161,7 +163,8 @@ def log_stage(run: TrackedRun, stage: str) -> None:
     lock = yaml.safe_load((run.workspace / "dvc.lock").read_text())
     outputs = _digest(lock["stages"][stage])
     client = run.client
-    if client.get_run(run.run_id).data.tags.get(f"stage.{stage}") == outputs:
+    known = client.get_run(run.run_id).data.tags
+    if known.get(f"stage.{stage}") == outputs:
         return
     workspace = Workspace(run.workspace)
     record = stage_record(stage, workspace)
@@ -179,7 +182,10 @@ def log_stage(run: TrackedRun, stage: str) -> None:
             Metric(m.key, m.value, now_ms, 0, student, name, digest) if m.key.startswith(f"{HEADLINE}/") else m
             for m in metrics
         ]
-    tags = [RunTag(key, value) for key, value in {**record.tags, f"stage.{stage}": outputs}.items()]
+    told = {**record.tags, f"stage.{stage}": outputs}
+    if record.note and known.get(NOTE, "|").startswith("|"):  # a table of ours, and nobody's own words
+        told[NOTE] = record.note
+    tags = [RunTag(key, value) for key, value in told.items()]
     client.log_batch(run.run_id, metrics=metrics, tags=tags)  # the tag comes with the numbers: never twice
 
 
@@ -201,13 +207,16 @@ def dataset_input(data: UsedData) -> DatasetInput:
 def _experiment(client: MlflowClient, runs_root: Path) -> str:
     found = client.get_experiment_by_name(EXPERIMENT)
     if found:
+        if found.tags.get(VIEW_TAG) != experiment_view():
+            client.set_experiment_tag(found.experiment_id, VIEW_TAG, experiment_view())
         return found.experiment_id
     # A server decides itself where artifacts lie; without one they lie beside the database.
     local = tracking_uri(runs_root).startswith("sqlite:")
     return client.create_experiment(
         EXPERIMENT,
         artifact_location=(runs_root.resolve() / "mlartifacts").as_uri() if local else None,
-        tags={"mlflow.experimentKind": "custom_model_development"},  # opens MLflow's view of runs, not of chat traces
+        # The kind opens MLflow's view of runs, not of chat traces.
+        tags={"mlflow.experimentKind": "custom_model_development", VIEW_TAG: experiment_view()},
     )
 
 

@@ -8,6 +8,7 @@ import yaml
 from slimtts.cli import main as slimtts
 from slimtts.results import DistillReport, SplitSummary, SubsetReport, TrainingReport
 from tasks.comparison import main
+from tasks.experiment_view import VIEW_TAG
 from tasks.plots import comparable_runs, stage_plots
 from tasks.tracking import log_stage, open_run
 from tasks.workspace import CHECKOUT
@@ -179,3 +180,31 @@ def test_what_is_no_folder_is_handed_to_the_checkout(runs_root, monkeypatch):
         str(folder.resolve()),
         "other",
     ]
+
+
+def test_the_table_is_the_runs_description_unless_somebody_wrote_one(runs_root):
+    workspace = finished_run(runs_root, "half", 6, GOOD)
+    (workspace.evaluation / "table.md").write_text("| system |\n")
+    run = recorded(workspace)
+    assert run.client.get_run(run.run_id).data.tags["mlflow.note.content"] == "| system |\n"
+    run.client.set_tag(run.run_id, "mlflow.note.content", "ask Anna")
+    (workspace.root / "dvc.lock").write_text((workspace.root / "dvc.lock").read_text().replace("half", "again"))
+    recorded(workspace)
+    assert run.client.get_run(run.run_id).data.tags["mlflow.note.content"] == "ask Anna"
+
+
+def test_the_experiment_keeps_a_view_with_columns_and_charts(runs_root):
+    run = recorded(finished_run(runs_root, "half", 6, GOOD))
+    found = run.client.get_run(run.run_id)
+    view = json.loads(run.client.get_experiment(found.info.experiment_id).tags[VIEW_TAG])
+    named = {
+        "metrics": found.data.metrics, "tags": {**found.data.tags, "verdict": ""}, "params": found.data.params
+    }  # fmt: skip
+    for column in view["selectedColumns"]:
+        kind, name = column.split(".", 1)
+        assert name.strip("`") in named[kind], column
+    for chart in view["compareRunCharts"]:
+        keys = [chart["metricKey"]] if chart["type"] == "BAR" else [chart["xaxis"]["key"], chart["yaxis"]["key"]]
+        assert set(keys) <= found.data.metrics.keys()
+        assert chart["metricSectionId"] == view["compareRunSections"][0]["uuid"]
+    assert len(run.client.get_experiment(found.info.experiment_id).tags[VIEW_TAG]) < 5000, "what MLflow keeps of a tag"
