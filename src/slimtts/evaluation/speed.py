@@ -26,6 +26,7 @@ from slimtts.results import SpeedResult
 from slimtts.teachers.base import Prompt, Teacher
 from slimtts.teachers.loading import load_beside, load_teacher
 
+STATUS = Path("/proc/self/status")  # Linux only
 WARM_UP_UTTERANCES = 2
 
 
@@ -38,6 +39,9 @@ def _now_s(device: torch.device) -> float:
 def _peak_memory_mb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    if STATUS.is_file():  # of this process alone: ru_maxrss starts with that of the process that started it
+        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
