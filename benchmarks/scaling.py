@@ -1,0 +1,315 @@
+"""What each stage costs against layers, sentences, tokens and workers: measured on nano, with a formula for each.
+
+python -m benchmarks.scaling                                        # a few minutes of one core
+python -m benchmarks.scaling --quick
+python -m benchmarks.scaling --hours 500 --price 2                  # other assumptions for the large teacher
+
+Every stage runs at three sizes of each thing that drives it, on one thread; seconds are the processor's on a CPU (what
+an idle core would take, whatever else the machine does) and the clock's on CUDA. Where layers count, the bundled
+teacher is cut to its first 4 or 8. A formula seconds = a + b x is fitted by least squares; its error is the root mean
+square of the residuals as a share of the mean. Workers are processes of one thread that share the scoring, by the
+clock, with the seconds that each needs to start. Writes JSON and a PNG, and what a large teacher costs on paper.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from benchmarks.fitted_lines import Series, draw, table
+from benchmarks.paper_costs import add_arguments, chosen, costs, llasa_1b
+from benchmarks.paper_costs import table as paper_table
+from slimtts.decoding.generation import generate
+from slimtts.decoding.teacher_forcing import ForcedBatch
+from slimtts.distill.healing import PRESETS, HealingLoss
+from slimtts.distill.training import make_optimizers, mixed_precision, pick_device
+from slimtts.evaluation.naturalness import MosPredictor
+from slimtts.evaluation.similarity import SpeakerSimilarity
+from slimtts.params import Params, parse_params
+from slimtts.pruning.surgery import remove_layers
+from slimtts.scoring.block_influence import block_influence
+from slimtts.scoring.set_search import search_sets
+from slimtts.scoring.wli import speak_without_each_layer
+from slimtts.stages.evaluate_student import describe_machine
+from slimtts.stages.prune_layers import prune_layers
+from slimtts.stages.score_layers import forced_batches, open_recognizer, transcriber
+from slimtts.stages.subset_data import subset_data
+from slimtts.stages.voices import SpeakingTask, speaking_tasks
+from slimtts.teachers.base import Teacher
+from slimtts.teachers.loading import load_teacher
+from slimtts.workspace import Workspace
+
+ROOT = Path(__file__).parent.parent
+SENTENCES = 32  # held out in each split
+DEPTHS = (4, 8, 12)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The bundled teacher with data of its own, and the clock."""
+
+    params: Params
+    workspace: Workspace
+    teacher: Teacher
+    sizes: tuple[int, ...]
+
+    def seconds(self, work: Callable[[], Any]) -> float:
+        """Of `work`, once."""
+        on_gpu = next(self.teacher.model.parameters()).is_cuda
+        clock = time.perf_counter if on_gpu else time.process_time
+        if on_gpu:
+            torch.cuda.synchronize()
+        started = clock()
+        work()
+        if on_gpu:
+            torch.cuda.synchronize()
+        return clock() - started
+
+    def cut_to(self, depth: int) -> Teacher:
+        """The teacher's first layers; it is the cost that counts, not what it says."""
+        return replace(self.teacher, model=remove_layers(self.teacher.model, range(depth)))
+
+    def tasks(self, split: str, count: int) -> list[SpeakingTask]:
+        return speaking_tasks(self.workspace, split, count)
+
+    def by_size_and_depth(self) -> Iterator[tuple[int, int]]:
+        """Every size at full depth, and the middle size at every depth."""
+        yield from ((size, DEPTHS[-1]) for size in self.sizes)
+        yield from ((self.sizes[len(self.sizes) // 2], depth) for depth in DEPTHS[:-1])
+
+
+def changed(params: Params, **sections: dict[str, Any]) -> Params:
+    """Other knobs."""
+    made = {name: getattr(params, name).model_copy(update=knobs) for name, knobs in sections.items()}
+    return params.model_copy(update=made)
+
+
+def small_params() -> Params:
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values["subset_data"] |= {
+        "selection_utterances": SENTENCES, "test_utterances": SENTENCES, "speech": "corpus", "extra_texts": 0,
+        "max_share": 0.01,
+    }  # fmt: skip
+    values["decoding"] |= {"max_new_tokens": 64}
+    return parse_params(values, "benchmarks.scaling")
+
+
+def measure_subset(bench: Bench) -> list[Series]:
+    """Choosing recordings, and the teacher's speech of further texts."""
+    chosen_, spoken = Series("subset_data: choice", "chosen recordings"), Series("subset_data: speech", "texts")
+    with tempfile.TemporaryDirectory() as folder:
+        for place, size in enumerate(bench.sizes):
+            of_choice = {"max_share": 0.002 * size}
+            of_speech = {"max_share": 0.002, "speech": "both", "extra_texts": 8 * size}
+            for series, knobs in ((chosen_, of_choice), (spoken, of_speech)):
+                workspace, reports = Workspace(Path(folder) / f"{series.x}-{place}"), []
+                params = changed(bench.params, subset_data=knobs)
+                seconds = bench.seconds(lambda p=params, w=workspace, r=reports: r.append(subset_data(p, w)))
+                report = reports[0]
+                texts = report.splits["train"].utterances + knobs.get("extra_texts", 0)
+                series.points.append((texts, seconds))
+    return [chosen_, spoken]
+
+
+def measure_scoring(bench: Bench) -> list[Series]:
+    """All three methods; tokens are those that pass a layer."""
+    words, influence = Series("score_layers: wli", "layers x row tokens"), Series("block influence", "layers x tokens")
+    sets = Series("score_layers: search", "layers passed x tokens")
+    hear = transcriber(bench.teacher, open_recognizer(bench.params.recogniser))
+    for size, depth in bench.by_size_and_depth():
+        teacher, tasks = bench.cut_to(depth), bench.tasks("selection", size)
+        utterances, prompts = [t.utterance for t in tasks], [t.prompt for t in tasks]
+        waves: list[torch.Tensor] = []
+
+        def transcribe(made: Any, waves: list[torch.Tensor] = waves) -> list[str]:
+            waves.extend(made)
+            return hear(made)
+
+        seconds = bench.seconds(
+            lambda u=utterances, p=prompts, t=teacher, h=transcribe: speak_without_each_layer(
+                t, u, p, bench.params.decoding, h
+            )
+        )
+        codec = teacher.codec
+        codes = sum(len(wave) for wave in waves) / codec.sample_rate_hz * codec.frame_rate_hz
+        before = sum(len(teacher.prompt_ids(t.utterance.text, t.prompt)) for t in tasks) * (depth + 1)
+        words.points.append((depth * (before + codes), seconds))
+        batches = forced_batches(teacher, tasks)
+        tokens = sum(batch.ids.numel() for batch in batches)
+        influence.points.append(
+            (depth * tokens, bench.seconds(lambda t=teacher, b=batches: block_influence(t.model, b)))
+        )
+        passed, seconds = searched(bench, teacher, batches)
+        sets.points.append((passed * tokens, seconds))
+    return [words, sets, influence]
+
+
+def searched(bench: Bench, teacher: Teacher, batches: list[ForcedBatch]) -> tuple[float, float]:
+    """Layers that each batch passed in all sets together, and seconds."""
+    calls: list[None] = []
+    handles = [layer.register_forward_hook(lambda *_: calls.append(None)) for layer in teacher.model.model.layers]
+    width = bench.params.score_layers.beam_width
+    seconds = bench.seconds(lambda: search_sets(teacher.model, teacher.layout, batches, width))
+    for handle in handles:
+        handle.remove()
+    return len(calls) / len(batches), seconds
+
+
+def measure_pruning(bench: Bench) -> list[Series]:
+    """Loading, cutting, saving, opening again."""
+    series = Series("prune_layers", "kept layers")
+    with tempfile.TemporaryDirectory() as folder:
+        workspace = Workspace(Path(folder))
+        workspace.data.symlink_to(bench.workspace.data)
+        for kept in (3, 6, 9, 12):
+            params = changed(bench.params, prune_layers={"retained": tuple(range(kept))})
+            series.points.append((kept, bench.seconds(lambda p=params: prune_layers(p, workspace))))
+    return [series]
+
+
+def measure_distillation(bench: Bench) -> list[Series]:
+    """A step of the default preset, the second of two: teacher forward, student forward and backward."""
+    series = Series("distill_student: a step", "(teacher's + 3 x student's layers) x tokens")
+    device = next(bench.teacher.model.parameters()).device
+    for size, kept in [(size, 6) for size in bench.sizes] + [(bench.sizes[1], kept) for kept in (3, 9)]:
+        batches = forced_batches(bench.teacher, bench.tasks("selection", 3 * size))
+        student = remove_layers(bench.teacher.model, range(kept)).train().requires_grad_(True)
+        loss_of = HealingLoss(PRESETS["default"], bench.teacher.layout, bench.teacher.model, tuple(range(kept)))
+        optimizers = make_optimizers(student, bench.params.distill_student.optimizer)
+
+        def step(
+            student: Any = student, batches: Any = batches, loss_of: Any = loss_of, optimizers: Any = optimizers
+        ) -> None:
+            for batch in batches:
+                with mixed_precision(device):
+                    loss, _ = loss_of(student, batch)
+                loss.backward()
+            for optimizer in optimizers.values():
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+
+        step()
+        tokens = sum(batch.ids.numel() for batch in batches)
+        series.points.append(((bench.teacher.num_layers + 3 * kept) * tokens, bench.seconds(step)))
+    return [series]
+
+
+def measure_evaluation(bench: Bench) -> list[Series]:
+    """One system: speaking, audio, hearing, voices; naturalness apart, as few sentences are rated."""
+    whole, rated = Series("evaluate_student: a system", "layers x sentences"), Series("naturalness", "sentences")
+    hear = transcriber(bench.teacher, open_recognizer(bench.params.recogniser))
+    voices, mos, rate_hz = SpeakerSimilarity(), MosPredictor(), bench.teacher.codec.sample_rate_hz
+    waves: list[torch.Tensor] = []
+
+    def evaluate(system: Teacher, tasks: list[SpeakingTask]) -> None:
+        ids = [system.prompt_ids(t.utterance.text, t.prompt) for t in tasks]
+        spoken = generate(system.model, system.layout, ids, bench.params.decoding)
+        waves[:] = [system.audio(one.codes) for one in spoken]
+        hear(waves)
+        voices.embed([wave.numpy() for wave in waves], rate_hz)
+
+    for size, depth in bench.by_size_and_depth():
+        tasks, system = bench.tasks("test", 2 * size), bench.cut_to(depth)
+        whole.points.append((depth * len(tasks), bench.seconds(lambda s=system, t=tasks: evaluate(s, t))))
+        if depth == DEPTHS[-1]:
+            heard = [wave.numpy() for wave in waves[:size]]
+            rated.points.append((len(heard), bench.seconds(lambda h=heard: mos.predict(h, rate_hz))))
+    return [whole, rated]
+
+
+def measure_workers(bench: Bench) -> list[Series]:
+    """The scoring by one process and by two, by the clock."""
+    made = [Series(f"score_layers by {workers}, clock", "sentences") for workers in (1, 2)]
+    with tempfile.TemporaryDirectory() as folder:
+        for size in bench.sizes:
+            params = changed(bench.params, score_layers={"utterances": 4 * size, "beam_width": 1})
+            for series, workers in zip(made, (1, 2), strict=True):
+                workspace = Workspace(Path(folder) / f"{workers}-{size}")
+                workspace.root.mkdir()
+                workspace.data.symlink_to(bench.workspace.data)
+                workspace.params.write_text(yaml.safe_dump(params.model_dump(mode="json")))
+                series.points.append((4 * size, helped_out(workspace, workers)))
+    return made
+
+
+def helped_out(workspace: Workspace, workers: int) -> float:
+    """Seconds until so many processes have done the scoring."""
+    command = [sys.executable, "-m", "slimtts.cli", "score_layers", "--help-out", "--threads", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    started = time.perf_counter()
+    running = [
+        subprocess.Popen(command, cwd=workspace.root, env=environment, stdout=subprocess.DEVNULL)
+        for _ in range(workers)
+    ]
+    for process in running:
+        if process.wait():
+            raise SystemExit(f"score_layers --help-out ended with {process.returncode}")
+    return time.perf_counter() - started
+
+
+MEASURES = {
+    "subset": measure_subset,
+    "scoring": measure_scoring,
+    "pruning": measure_pruning,
+    "distillation": measure_distillation,
+    "evaluation": measure_evaluation,
+    "workers": measure_workers,
+}
+
+
+@contextmanager
+def opened(device: torch.device, sizes: tuple[int, ...]) -> Iterator[Bench]:
+    params = small_params()
+    with tempfile.TemporaryDirectory() as folder:
+        workspace = Workspace(Path(folder))
+        subset_data(params, workspace)
+        teacher = load_teacher(params.teacher)
+        teacher.model.to(device).requires_grad_(False)
+        yield Bench(params, workspace, teacher, sizes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=("nano",), default="nano", help="what is measured")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--only", nargs="+", choices=MEASURES, default=list(MEASURES))
+    parser.add_argument("--sizes", type=int, nargs=3, default=(2, 4, 8), help="sentences of the smallest unit of work")
+    parser.add_argument("--quick", action="store_true", help="a smoke run: sizes 1, 2, 3, nothing is written")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "scaling.json")
+    parser.add_argument("--image", type=Path, default=ROOT / "docs" / "images" / "scaling.png")
+    add_arguments(parser)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    device, plan_and_machine = pick_device(options.device), chosen(options)
+    title = f"nano, {device}, {date.today()}, {describe_machine(1)}"
+    made: list[Series] = []
+    with opened(device, (1, 2, 3) if options.quick else tuple(options.sizes)) as bench:
+        for name in options.only:
+            print(f"measuring {name}", file=sys.stderr, flush=True)
+            made += MEASURES[name](bench)
+    paper = costs(llasa_1b(), *plan_and_machine)
+    print(f"{title}\n\n{table(made)}\n\non paper: LLaSA-1B, {plan_and_machine}\n\n{paper_table(paper)}")
+    if not options.quick:
+        fits = [asdict(s) | dict(zip(("a", "b", "error"), s.fit(), strict=True)) for s in made]
+        assumed = {name: value for part in plan_and_machine for name, value in asdict(part).items()}
+        values = {"title": title, "series": fits, "assumed": assumed, "paper": [asdict(row) for row in paper]}
+        options.out.write_text(json.dumps(values, indent=1) + "\n")
+        draw(made, title, options.image)
+
+
+if __name__ == "__main__":
+    main()
