@@ -33,7 +33,7 @@ def test_a_clip_plays_shows_where_it_is_and_pauses(page):
     assert page.locator('tbody[data-id="u0"] td[data-column="student"] .playhead').is_visible()
     button.click()
     page.wait_for_function(STOPPED)
-    assert 0 < page.evaluate("() => player.current.audio.currentTime") < 0.7
+    assert 0 < page.evaluate("() => player.current.share") < 1
 
 
 def test_only_one_clip_sounds(page):
@@ -58,7 +58,7 @@ def test_play_all_goes_through_rows_in_order_and_pause_and_stop_hold(page):
     page.wait_for_function(STOPPED)
     assert page.inner_text("#pause-all") == "Resume"
     page.click("#pause-all")
-    page.wait_for_function("() => heard.length === 5 && !player.current.playing", timeout=10_000)
+    page.wait_for_function("() => heard.length === 5 && !player.current.playing")
     assert page.evaluate("() => heard") == ["original", "original", "teacher", "student", "control"], "pruned is silent"
     page.click("#play-all")
     page.wait_for_function(PLAYING)

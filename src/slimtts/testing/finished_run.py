@@ -14,6 +14,7 @@ from slimtts.evaluation.word_errors import count_word_errors
 from slimtts.workspace import Workspace
 
 RATE_HZ = 16_000
+LONG_S, SHORT_S = 4.0, 1.5  # of the first sentence, and of the others
 SYSTEMS = {"teacher": 12, "pruned": 6, "student": 6, "control": 12}
 HOSTILE = "<script>document.title = 'owned'</script> & <b>bold</b>"
 # id, voice, text, chosen; then what each system was heard to say where that is not the text.
@@ -64,8 +65,9 @@ def _write_sentences(evaluation: Path) -> None:
             )
         )
         for column, system in enumerate(("prompt", "original", *SYSTEMS)):
+            said_s = (LONG_S if place == 0 else SHORT_S) + 0.05 * column
             if (system, name) != MISSING:
-                length_s = 0.0 if (system, name) == SILENT else 0.5 + 0.05 * column
+                length_s = 0.0 if (system, name) == SILENT else said_s
                 _write_tone(evaluation / "audio" / system / f"{name}.wav", 200 + 60 * column + 20 * place, length_s)
             if system in SYSTEMS:
                 transcript = heard.get(system, text)
@@ -73,7 +75,7 @@ def _write_sentences(evaluation: Path) -> None:
                 rows.append(
                     {
                         "system": system, "id": name, "text": text, "transcript": transcript, "errors": errors,
-                        "ended": not (system == "pruned" and place == 0), "seconds": 0.5 + 0.05 * column,
+                        "ended": not (system == "pruned" and place == 0), "seconds": said_s,
                         "similarity": 0.8 - 0.01 * place, "mos": None if place > 3 else 3.0 + 0.1 * place,
                     }
                 )  # fmt: skip
