@@ -88,7 +88,7 @@ STEPS = (
     Step(
         "Distillation engine",
         "benchmarks.distillation_speed",
-        full=("--model", "llasa-1b", "--tokens", "8192"),
+        full=("--model", "llasa-1b", "--tokens", "8192", "--rounds", "2"),
         quick=("--quick",),
         limit_s=140,
     ),
