@@ -187,7 +187,7 @@ def main():
     parser.add_argument("--model", choices=["nano", *SIZES], default="nano")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--tokens", type=int, default=0, help="padded, of a step; 2,048 for nano, else 8,192")
-    parser.add_argument("--row-tokens", type=int, default=0, help="of packed rows; 256 for nano, else 2,048")
+    parser.add_argument("--row-tokens", type=int, default=0, help="of packed rows; 1,024 for nano, else 2,048")
     parser.add_argument("--steps", type=int, default=4, help="timed in each round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -199,7 +199,7 @@ def main():
         options.tokens, options.steps, options.rounds = options.tokens or 512, 1, 1
         options.only = ["plain, fp32", "plain, bf16", OURS]
     options.tokens = options.tokens or (2048 if options.model == "nano" else 8192)
-    options.row_tokens = options.row_tokens or min(options.tokens, 256 if options.model == "nano" else 2048)
+    options.row_tokens = options.row_tokens or min(options.tokens, 1024 if options.model == "nano" else 2048)
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     model = Nano() if options.model == "nano" else TrueSize(options.model)

@@ -95,7 +95,7 @@ class TeacherCache:
         found = [row for key in keys if key and (row := rows[key]) is not None]
         if not found:  # a part of a step that has no target
             return hear(batch)
-        together = torch.cat(found, dim=1).to(batch.ids.device).float()
+        together = torch.cat([row.to(batch.ids.device).float() for row in found], dim=1)
         return together[0], list(together[1:])
 
     def _listen(
