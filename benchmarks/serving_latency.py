@@ -64,7 +64,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sentences", type=int, default=12)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="one sentence, in every voice")
     options = parser.parse_args()
+    if options.quick:
+        options.sentences = 1
     torch.set_num_threads(options.threads)
     speaker, rng = Speaker.load(), random.Random(1)
     tasks = [(sample_sentence(rng), voice) for _ in range(options.sentences) for voice in sorted(speaker.voices)]

@@ -39,19 +39,11 @@ class LeanLayer:
     down: torch.Tensor
 
 
-def normed(hidden: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """RMS norm. Where torch has no kernel of its own for it (CPU), these few calls are the fastest form."""
-    if hidden.is_cuda or hidden.dtype != torch.float32:
-        return F.rms_norm(hidden, hidden.shape[-1:], weight, eps)
-    scale = (hidden * hidden).sum(-1, keepdim=True).mul_(1 / hidden.shape[-1]).add_(eps).rsqrt_()
-    return (hidden * scale).mul_(weight)
-
-
 def before_attention(
     hidden: torch.Tensor, layer: LeanLayer, turn: tuple[torch.Tensor, torch.Tensor], shape: Shape
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Hidden [N, D] -> queries [N, H, d], keys [N, K, d], both turned by their position, and values [N, K, d]."""
-    together = normed(hidden, layer.norm, shape.eps)
+    together = F.rms_norm(hidden, hidden.shape[-1:], layer.norm, shape.eps)
     if layer.qkv_bias is None:
         together = torch.mm(together, layer.qkv)
     else:
@@ -66,7 +58,8 @@ def before_attention(
 def after_attention(hidden: torch.Tensor, attended: torch.Tensor, layer: LeanLayer, shape: Shape) -> torch.Tensor:
     """Hidden [N, D] and what its heads saw [N, H d] -> hidden behind the layer [N, D]."""
     hidden = torch.addmm(hidden, attended, layer.out)
-    gate, up = torch.mm(normed(hidden, layer.ffn_norm, shape.eps), layer.gate_up).chunk(2, -1)
+    normed = F.rms_norm(hidden, hidden.shape[-1:], layer.ffn_norm, shape.eps)
+    gate, up = torch.mm(normed, layer.gate_up).chunk(2, -1)
     return torch.addmm(hidden, F.silu(gate).mul_(up), layer.down)
 
 
@@ -127,7 +120,7 @@ class LeanModel:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Hidden [B, D] behind the last layer -> [B, V], fp32."""
-        hidden = normed(hidden, self.norm, self.shape.eps)
+        hidden = F.rms_norm(hidden, hidden.shape[-1:], self.norm, self.shape.eps)
         spoken = torch.mm(hidden, self.head) if self.bias is None else torch.addmm(self.bias, hidden, self.head)
         return spoken.float()
 
