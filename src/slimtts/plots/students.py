@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from slimtts.comparison.ranking import Contender
 from slimtts.plots.published import SPADE, SPADE_STUDENTS
-from slimtts.plots.style import BLUE, GREY, OTHERS, RED, label, new_figure, whiskers
+from slimtts.plots.style import BLUE, GREY, OTHERS, RED, label, many_sizes, new_figure, whiskers
 from slimtts.results import Interval, SystemResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LINEAR_UNTIL_POINTS = 2.0  # a gap beyond ten times that is drawn on a logarithmic scale, or the others would be flat
+WIDE_POINTS = 20.0  # gaps beyond it would flatten the others on a linear scale
 APART_PERCENT = 3.0
 MARKERS = "sD^v"
 TEACHER = "teacher"
@@ -47,10 +47,11 @@ def depth_figure(students: Sequence[Contender]) -> Figure:
                 f"{s.layers} of {s.teacher_layers}", (s.depth_percent, s.wer_points), xytext=(-6, 4), ha="right",
                 textcoords="offset points", fontsize="x-small",
             )  # fmt: skip
-    if max((g.high for g in gaps), default=0.0) > 10 * LINEAR_UNTIL_POINTS:
-        axes.set_yscale("symlog", linthresh=LINEAR_UNTIL_POINTS)
+    if max((g.high for g in gaps), default=0.0) > WIDE_POINTS:
+        many_sizes(axes)
     shares = [*depths, *(s.depth_percent for s in SPADE_STUDENTS)]
     axes.set_xlim(min(shares) - 10, max(shares) + 15)
+    axes.margins(y=0.15)
     label(
         axes, "layers that stayed, % of the teacher's", "WER minus the own teacher's, points",
         "Errors against depth (other teachers, data and recognisers: compare only the gaps)",
@@ -69,19 +70,21 @@ def side_by_side(depths: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class CostPoint:
-    """A system's errors, in percent, and its price of speaking."""
+    """A system's errors, in percent, and its price of speaking.
+
+    Its time is a share of the teacher's in the same run: machines are busier at one time than at another.
+    """
 
     name: str
     wer: Interval
-    lm_rtf: float
+    lm_rtf_percent: float
     peak_memory_mb: float
 
 
 def cost_points(students: Sequence[Contender], teacher: SystemResult) -> list[CostPoint]:
     """All students, then the teacher."""
-    points = [CostPoint(s.name, _percent(s.wer), s.lm_rtf, s.peak_memory_mb) for s in students]
-    speed = teacher.speed
-    return [*points, CostPoint(TEACHER, _percent(teacher.wer_corpus), speed.lm_rtf, speed.peak_memory_mb)]
+    points = [CostPoint(s.name, _percent(s.wer), 100 / s.lm_speedup, s.peak_memory_mb) for s in students]
+    return [*points, CostPoint(TEACHER, _percent(teacher.wer_corpus), 100.0, teacher.speed.peak_memory_mb)]
 
 
 def _percent(wer: Interval) -> Interval:
@@ -101,11 +104,11 @@ def pareto_front(costs: Sequence[float], errors: Sequence[float]) -> list[int]:
 
 
 def cost_figure(points: Sequence[CostPoint]) -> Figure:
-    """WER against LM-RTF and against peak memory; a line joins what no other system beats."""
+    """WER against LM-RTF, as a share of the teacher's, and peak memory; a line joins what no other system beats."""
     figure, (rtf, memory) = new_figure(panels=2)
-    _draw_costs(rtf, points, [p.lm_rtf for p in points])
+    _draw_costs(rtf, points, [p.lm_rtf_percent for p in points])
     _draw_costs(memory, points, [p.peak_memory_mb for p in points])
-    label(rtf, "LM-RTF, seconds a second of audio", "WER, %", "Errors against time, batch 1")
+    label(rtf, "LM-RTF, % of the teacher's in the same run", "WER, %", "Errors against time, batch 1")
     label(memory, "peak memory of the process, MB", "WER, %", "Errors against memory")
     return figure
 
@@ -124,7 +127,8 @@ def _draw_costs(axes: Axes, points: Sequence[CostPoint], costs: Sequence[float])
             point.name, (cost, point.wer.value), xytext=(6, 4), textcoords="offset points", fontsize="x-small"
         )
     axes.set_xlim(0, 1.25 * max(costs))
+    axes.margins(y=0.15)
     if max(wer.high for wer in wers) > 20 * max(1.0, min(wer.value for wer in wers)):
-        axes.set_yscale("symlog", linthresh=LINEAR_UNTIL_POINTS)
+        many_sizes(axes)
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 GREY, BLUE, RED, YELLOW, GREEN, PURPLE, CYAN = "#555555 #4477aa #ee6677 #ccbb44 #228833 #aa3377 #66ccee".split()
 SYSTEM_COLOURS = {"teacher": GREY, "pruned": RED, "student": BLUE, "control": YELLOW}
 OTHERS = (GREEN, PURPLE, CYAN)
+LINEAR_UNTIL = 2.0
 PANEL_WIDTH_IN, PANEL_HEIGHT_IN, DPI = 4.6, 3.4, 130
 
 
@@ -47,6 +48,13 @@ def label(axes: Axes, x: str, y: str, title: str = "") -> None:
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.set_title(title, loc="left", fontsize="medium")
+
+
+def many_sizes(axes: Axes) -> None:
+    """A vertical scale for small and large percentages alike: linear up to 2, logarithmic beyond, in plain numbers."""
+    axes.set_yscale("symlog", linthresh=LINEAR_UNTIL, subs=[2, 5])
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
 
 
 def whiskers(intervals: Sequence[Interval], scale: float = 1.0) -> list[list[float]]:

@@ -144,11 +144,11 @@ def test_cost_shows_every_student_and_the_teacher_and_joins_the_front():
     runs = [made_run("slow", 6, [1, 1], rtf=0.15, memory=700), made_run("fast", 4, [1, 1], rtf=0.1, memory=600)]
     teacher = runs[0].report.systems["teacher"]
     shown = cost_points(compare_runs(runs).students, teacher)
-    assert [(p.name, p.wer.value, p.lm_rtf) for p in shown] == [
-        ("fast", 10.0, 0.1), ("slow", 10.0, 0.15), ("teacher", 0.0, 0.2),
+    assert [(p.name, p.wer.value, p.lm_rtf_percent) for p in shown] == [
+        ("fast", 10.0, 50.0), ("slow", 10.0, pytest.approx(75.0)), ("teacher", 0.0, 100.0),
     ]  # fmt: skip
     rtf, memory = cost_figure(shown).axes
-    assert points(rtf.lines[0]) == [(0.1, 10.0), (0.2, 0.0)], "the slow one is beaten by the fast one"
+    assert points(rtf.lines[0]) == [(50.0, 10.0), (100.0, 0.0)], "the slow one is beaten by the fast one"
     assert points(memory.lines[0]) == [(600.0, 10.0), (900.0, 0.0)]
 
 
