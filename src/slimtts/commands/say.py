@@ -14,9 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--voice", help="as in the model's voices.json; slt, rms or awb for the bundled teacher")
     parser.add_argument("--model", type=Path, help="folder of a teacher or student (default: the bundled teacher)")
     parser.add_argument("--draft", type=Path, help="folder of a student of that model, which drafts for it")
-    parser.add_argument(
-        "--rule", default="exact", help="of the drafting: exact | ssd:B | pcg:T | top-k:K (exact)"
-    )
+    parser.add_argument("--rule", default="exact", help="of the drafting: exact | ssd:B | pcg:T | top-k:K (exact)")
     parser.add_argument("--out", type=Path, default=Path("speech.wav"))
     parser.add_argument("--json", action="store_true", help="print what was made as JSON")
 
