@@ -211,9 +211,9 @@ class LeanModel:
 
 
 def _matrix(weight: torch.Tensor) -> torch.Tensor:
-    """[out, in] -> [in, out]; laid out so on a CPU, where one row times it reads memory in order (measured)."""
+    """[out, in] -> [in, out]; also laid out so where that is faster: in fp32 on a CPU (docs/LOG.md)."""
     turned = weight.detach().t()
-    return turned if weight.is_cuda else turned.contiguous()
+    return turned.contiguous() if weight.device.type == "cpu" and weight.dtype == torch.float32 else turned
 
 
 def _lean_layer(layer: Any) -> LeanLayer:
