@@ -72,7 +72,9 @@ LAYOUTS: dict[str, Callable[[Path, Sequence[SpokenSentence], int], Path]] = {
 
 def _write(path: Path, wave: np.ndarray, rate_hz: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, wave, rate_hz, subtype="PCM_16")
+    # Rounded here: libsndfile rounds floats for FLAC otherwise than for WAV, and one step changes codes of a prompt.
+    samples = np.round(np.clip(wave, -1, 1) * 32_767).astype(np.int16)
+    soundfile.write(path, samples, rate_hz, subtype="PCM_16")
 
 
 def _listed(path: Path, lines: Sequence[str]) -> Path:

@@ -42,6 +42,18 @@ def test_every_layout_gives_the_same_sentences(kind, tmp_path):
     assert len({row.id for row in rows}) == len(given)
 
 
+def test_every_layout_holds_the_same_samples(tmp_path):
+    """Else a difference between two layouts' numbers would be one of file formats."""
+    read = {
+        kind: read_benchmark(kind, write(tmp_path / kind, sentences(), RATE), CODES) for kind, write in LAYOUTS.items()
+    }
+    first, *others = [
+        [sound.read()[0] for row in rows for sound in (row.prompt, row.original)] for rows in read.values()
+    ]
+    for waves in others:
+        assert all(one.equal(other) for one, other in zip(first, waves, strict=True))
+
+
 def test_seed_tts_eval_without_or_with_a_fifth_field(tmp_path):
     path = LAYOUTS["seed-tts-eval"](tmp_path, sentences(with_original=False), RATE)
     assert [row.original for row in read_benchmark("seed-tts-eval", path, CODES)] == [None] * 3
