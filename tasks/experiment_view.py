@@ -18,7 +18,7 @@ COLUMNS = (
 SCATTERS = (
     ("compare/depth_percent", "compare/wer_percent"),
     ("compare/lm_rtf", "compare/wer_percent"),
-    ("compare/memory_mb", "compare/wer_percent"),
+    ("compare/weights_mb", "compare/wer_percent"),
 )
 BARS = ("wer_percent", "wer_gap_points.high", "similarity", "mos", "lm_rtf", "agreement_percent")
 SECTION = "best-student"

@@ -118,6 +118,8 @@ def headline_numbers(report: EvaluationReport) -> dict[str, float]:
         "end_to_end_rtf": student.speed.end_to_end_rtf,
         "memory_mb": student.speed.peak_memory_mb,
     }
+    newer = {"weights_mb": student.weight_mb, "first_audio_s": student.speed.first_audio_p50_s}
+    found |= {name: value for name, value in newer.items() if value is not None}
     return {f"{HEADLINE}/{name}": round(float(value), 4) for name, value in found.items() if math.isfinite(value)}
 
 

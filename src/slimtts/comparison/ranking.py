@@ -37,6 +37,7 @@ class Contender(Result):
     end_to_end_rtf: float
     lm_speedup: float
     peak_memory_mb: float
+    weight_mb: float | None
     machine: str
     standing: Standing = "alone at its depth"
 
@@ -180,6 +181,7 @@ def _contender(run: FinishedRun, system: str) -> Contender:
         end_to_end_rtf=student.speed.end_to_end_rtf,
         lm_speedup=teacher.speed.lm_rtf / student.speed.lm_rtf,
         peak_memory_mb=student.speed.peak_memory_mb,
+        weight_mb=student.weight_mb,
         machine=report.machine,
     )
 

@@ -9,7 +9,7 @@ from slimtts.results import Interval
 
 STUDENT_COLUMNS = (
     "student", "layers", "parameters", "WER % [95 %]", "minus teacher, points", "no END %", "similarity", "MOS",
-    "LM-RTF", "RTF", "memory, MB", "at equal depth",
+    "LM-RTF", "RTF", "weights, MB", "memory, MB", "at equal depth",
 )  # fmt: skip
 TEST_COLUMNS = ("pair", "WER, points [95 %]", "p", "p (Holm)", "similarity", "MOS")
 MARKS = {
@@ -56,6 +56,7 @@ def _student_cells(student: Contender) -> list[str]:
         f"{student.mos.value:.2f}",
         f"{student.lm_rtf:.3f} ({student.lm_speedup:.2f}x)",
         f"{student.end_to_end_rtf:.3f}",
+        "" if student.weight_mb is None else f"{student.weight_mb:.1f}",
         f"{student.peak_memory_mb:.0f}",
         MARKS[student.standing],
     ]

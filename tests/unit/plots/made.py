@@ -9,7 +9,7 @@ def around(value, spread=0.01):
     return Interval(value=value, low=value - spread, high=value + spread)
 
 
-def made_system(name, layers, wer, rtf=0.1, memory=500.0, utterances=4):
+def made_system(name, layers, wer, rtf=0.1, memory=500.0, utterances=4, weights=None):
     speed = SpeedResult(
         lm_rtf=rtf, end_to_end_rtf=rtf + 0.01, tokens_per_s=100, latency_p50_s=0.1, latency_p95_s=0.2,
         peak_memory_mb=memory,
@@ -17,7 +17,7 @@ def made_system(name, layers, wer, rtf=0.1, memory=500.0, utterances=4):
     return SystemResult(
         name=name, num_layers=layers, parameters=10 * layers, utterances=utterances, wer_corpus=around(wer),
         wer_mean=around(wer), no_end_rate=0, failures=0, similarity=around(0.8), mos=around(3.0), mos_predictor="toy",
-        speed=speed,
+        speed=speed, weight_mb=10.0 * layers if weights is None else weights,
     )  # fmt: skip
 
 

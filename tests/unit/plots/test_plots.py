@@ -1,6 +1,7 @@
 """Pictures show the numbers they are given: what is drawn is read back from the axes, not from pixels."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -149,7 +150,11 @@ def test_cost_shows_every_student_and_the_teacher_and_joins_the_front():
     ]  # fmt: skip
     rtf, memory = cost_figure(shown).axes
     assert points(rtf.lines[0]) == [(50.0, 10.0), (100.0, 0.0)], "the slow one is beaten by the fast one"
+    assert points(memory.lines[0]) == [(40.0, 10.0), (120.0, 0.0)]
+    assert memory.get_xlabel() == "weights, MB"
+    _, memory = cost_figure([replace(point, weight_mb=None) for point in shown]).axes
     assert points(memory.lines[0]) == [(600.0, 10.0), (900.0, 0.0)]
+    assert memory.get_xlabel() == "peak of the process, MB"
 
 
 def test_a_system_has_one_colour_and_variants_have_different_ones():
