@@ -151,10 +151,11 @@ def mlflow_shots(address: str, runs: Sequence[Run]) -> list[Shot]:
         ),
         Shot("mlflow-compare", compared, "Run details", ("Visualizations", "Run details", "Show diff only"), 1200),
         Shot("mlflow-run", f"{pages}/runs/{best}", "Metrics"),
-        Shot("mlflow-plots", f"{pages}/runs/{best}/artifacts/plots/wer_against_depth.png", "wer_against_depth.png"),
     ]
     registered = [model.name for model in mlflow_client(address).search_registered_models()]
-    return shots + [Shot("mlflow-registry", f"{address}/#/models/{name}", "Version") for name in registered[:1]]
+    return shots + [
+        Shot("mlflow-registry", f"{address}/#/models/{name}", "Versions", ("Tags",)) for name in registered[:1]
+    ]
 
 
 def prefect_shots(address: str) -> list[Shot]:

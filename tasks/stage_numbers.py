@@ -124,12 +124,12 @@ def headline_numbers(report: EvaluationReport) -> dict[str, float]:
 
 
 def _agreement_numbers(workspace: Workspace) -> dict[str, float]:
-    """Nothing where it was not measured."""
+    """`student.agreement.top1`, ...; nothing where it was not measured."""
     path = workspace.evaluation / "agreement.json"
     if not path.is_file():
         return {}
     systems = AgreementReport.read(path).systems
-    found = numbers("agreement", {name: system.model_dump(exclude={"bins"}) for name, system in systems.items()})
+    found = numbers("", {f"{name}.agreement": system.model_dump(exclude={"bins"}) for name, system in systems.items()})
     if "student" in systems:
         found[f"{HEADLINE}/agreement_percent"] = 100 * systems["student"].top1.value
     return found
