@@ -55,6 +55,7 @@ KEPT_OF_NANO = (0, 2, 4, 6, 7, 9)  # of an unhealed draft, where no student is g
 PLAIN, DRAFT_ALONE = "plain", "draft alone"
 BOOTSTRAP_SAMPLES = 1000
 ENDLESS_CODES = 256  # spoken at true size, where random weights say END once in 65,537 codes
+FRAME_RATE_HZ = {"cosyvoice2": 25.0}  # of the codecs at true size, where it is not LLaSA's 50
 BLOCKS = (1, 2, 3, 4, 6, 9)  # tokens of a pass whose cost is measured
 BLOCK_REPEATS = 30
 
@@ -254,7 +255,7 @@ def at_true_size(options: argparse.Namespace, device: torch.device) -> dict[str,
         for way in ways:
             way.agreement = agreement
         speak_all(ways, options.sentences, device)
-        rows += [measured_row(way, ways[0], options.frame_rate_hz) for way in ways]
+        rows += [measured_row(way, ways[0], FRAME_RATE_HZ.get(options.model, 50.0)) for way in ways]
         found = found or costs(target, draft)
         del ways, target, draft, model
         if device.type == "cuda":
@@ -277,7 +278,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--keep-layers", type=int, help="of the draft at true size; default half")
     parser.add_argument("--codes", type=int, default=ENDLESS_CODES, help="a sentence, at true size")
     parser.add_argument("--prompt-tokens", type=int, default=128, help="at true size")
-    parser.add_argument("--frame-rate-hz", type=float, default=50.0, help="at true size")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves them")
     parser.add_argument("--out", type=Path, help="JSON; default benchmarks/results/speculative-MODEL-DEVICE.json")
     parser.add_argument("--mlflow", metavar="URI", help="log every row there")
