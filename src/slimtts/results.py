@@ -223,7 +223,7 @@ class GroupResult(Result):
     """One system on sentences beside the test set, or in several attempts; no part of its `SystemResult`.
 
     `group`: hard, hard/KIND, or best-of-N by WER. `takes` attempts a sentence at `temperature`, the one with the fewest
-    word errors counts.
+    word errors counts. `caveat` says why the numbers must not be read as the system's, or is empty.
     """
 
     group: str
@@ -237,6 +237,7 @@ class GroupResult(Result):
     no_end_rate: float
     failures: int
     similarity: Interval
+    caveat: str = ""
 
 
 class EvaluationReport(Result):

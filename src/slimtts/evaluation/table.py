@@ -64,4 +64,6 @@ def _groups(report: EvaluationReport) -> str:
         f"| {100 * g.no_end_rate:.1f} |\n"
         for g in report.groups
     ]
-    return GROUP_HEADER.format(metric=report.metric) + "".join(rows)
+    caveats = {group.group.split("/")[0]: group.caveat for group in report.groups if group.caveat}
+    notes = [f"\n{name}: {caveat}\n" for name, caveat in caveats.items()]
+    return GROUP_HEADER.format(metric=report.metric) + "".join(rows + notes)

@@ -15,6 +15,7 @@ from slimtts.params import load_params, parse_params
 from slimtts.results import EvaluationReport
 from slimtts.stages import distill_student, evaluate_student, prune_layers, score_layers, subset_data
 from slimtts.stages.benchmark_set import hash_tasks, open_benchmark
+from slimtts.stages.sentence_groups import BUNDLED_EARS, CHOSEN_BY_ITS_JUDGE, sentence_groups
 from slimtts.stages.voices import speaking_tasks
 from slimtts.teachers import loading
 from slimtts.testing.benchmark_layouts import LAYOUTS, SpokenSentence
@@ -202,7 +203,16 @@ def test_hard_sentences_and_best_of_have_numbers_of_their_own(run):
     assert len(rows) == sum(g.utterances for g in more.groups if "/" not in g.group)
     assert not any("group" in row for row in rows_of(workspace, "utterances.jsonl"))
     assert "group.hard.long.student.wer_corpus" in evaluation_numbers(more)
-    assert "| best_of_3_by_wer | student | 3 |" in evaluation_table(more)
+    table = evaluation_table(more)
+    assert "| best_of_3_by_wer | student | 3 |" in table
+    assert table.count(BUNDLED_EARS) == 1, "the toy's params name the bundled ears"
+    assert (whole.caveat, best.caveat) == (BUNDLED_EARS, CHOSEN_BY_ITS_JUDGE) and table.count(CHOSEN_BY_ITS_JUDGE) == 1
+    ears = params.recogniser.model_copy(update={"model": "large-v3"})
+    (others,) = sentence_groups(
+        with_knobs(params, hard_sentences=True).model_copy(update={"recogniser": ears}),
+        speaking_tasks(workspace, "test", 3),
+    )
+    assert others.caveat == ""
 
 
 @pytest.mark.parametrize(
