@@ -6,9 +6,10 @@ python -m benchmarks.scaling --hours 500 --price 2                  # other assu
 
 Every stage runs at three sizes of each thing that drives it, on one thread; seconds are the processor's on a CPU (what
 an idle core would take, whatever else the machine does) and the clock's on CUDA. Where layers count, the bundled
-teacher is cut to its first 4 or 8. A formula seconds = a + b x is fitted by least squares; its error is the root mean
-square of the residuals as a share of the mean. Workers are processes of one thread that share the scoring, by the
-clock, with the seconds that each needs to start. Writes JSON and a PNG, and what a large teacher costs on paper.
+teacher is cut to its first 4 or 8. A formula, linear in what drives the stage, is fitted by least squares; its error
+is the root mean square of the residuals as a share of the mean. Workers are processes of one thread that share the
+scoring, by the clock, with the seconds that each needs to start. Writes JSON and a PNG, and what a large teacher costs
+on paper.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from slimtts.evaluation.similarity import SpeakerSimilarity
 from slimtts.params import Params, parse_params
 from slimtts.pruning.surgery import remove_layers
 from slimtts.scoring.block_influence import block_influence
-from slimtts.scoring.set_search import search_sets
+from slimtts.scoring.set_search import ScoredSet, search_sets
 from slimtts.scoring.wli import speak_without_each_layer
 from slimtts.stages.evaluate_student import describe_machine
 from slimtts.stages.prune_layers import prune_layers
@@ -87,9 +88,8 @@ class Bench:
         return speaking_tasks(self.workspace, split, count)
 
     def by_size_and_depth(self) -> Iterator[tuple[int, int]]:
-        """Every size at full depth, and the middle size at every depth."""
-        yield from ((size, DEPTHS[-1]) for size in self.sizes)
-        yield from ((self.sizes[len(self.sizes) // 2], depth) for depth in DEPTHS[:-1])
+        """Every size at every depth."""
+        yield from ((size, depth) for depth in DEPTHS for size in self.sizes)
 
 
 def changed(params: Params, **sections: dict[str, Any]) -> Params:
@@ -110,26 +110,28 @@ def small_params() -> Params:
 
 def measure_subset(bench: Bench) -> list[Series]:
     """Choosing recordings, and the teacher's speech of further texts."""
-    chosen_, spoken = Series("subset_data: choice", "chosen recordings"), Series("subset_data: speech", "texts")
+    chosen_, spoken = Series("subset_data: choice", ("recordings",)), Series("subset_data: speech", ("texts",))
     with tempfile.TemporaryDirectory() as folder:
         for place, size in enumerate(bench.sizes):
             of_choice = {"max_share": 0.002 * size}
-            of_speech = {"max_share": 0.002, "speech": "both", "extra_texts": 8 * size}
+            of_speech = {"max_share": 0.002, "speech": "both", "extra_texts": 24 * size}
             for series, knobs in ((chosen_, of_choice), (spoken, of_speech)):
-                workspace, reports = Workspace(Path(folder) / f"{series.x}-{place}"), []
+                workspace, reports = Workspace(Path(folder) / f"{series.drivers[0]}-{place}"), []
                 params = changed(bench.params, subset_data=knobs)
                 seconds = bench.seconds(lambda p=params, w=workspace, r=reports: r.append(subset_data(p, w)))
                 report = reports[0]
                 texts = report.splits["train"].utterances + knobs.get("extra_texts", 0)
-                series.points.append((texts, seconds))
+                series.add(seconds, texts)
     return [chosen_, spoken]
 
 
 def measure_scoring(bench: Bench) -> list[Series]:
     """All three methods; tokens are those that pass a layer."""
-    words, influence = Series("score_layers: wli", "layers x row tokens"), Series("block influence", "layers x tokens")
-    sets = Series("score_layers: search", "layers passed x tokens")
+    words = Series("score_layers: wli", ("layers x row tokens", "audio s"))
+    influence = Series("score_layers: block influence", ("layers x tokens",))
+    sets = Series("score_layers: search", ("layers passed x tokens", "sets x targets"))
     hear = transcriber(bench.teacher, open_recognizer(bench.params.recogniser))
+    hear([bench.teacher.audio(bench.tasks("selection", 1)[0].prompt.codes)])  # starts up
     for size, depth in bench.by_size_and_depth():
         teacher, tasks = bench.cut_to(depth), bench.tasks("selection", size)
         utterances, prompts = [t.utterance for t in tasks], [t.prompt for t in tasks]
@@ -144,48 +146,55 @@ def measure_scoring(bench: Bench) -> list[Series]:
                 t, u, p, bench.params.decoding, h
             )
         )
-        codec = teacher.codec
-        codes = sum(len(wave) for wave in waves) / codec.sample_rate_hz * codec.frame_rate_hz
+        audio_s = audio_seconds(teacher, waves)
         before = sum(len(teacher.prompt_ids(t.utterance.text, t.prompt)) for t in tasks) * (depth + 1)
-        words.points.append((depth * (before + codes), seconds))
+        words.add(seconds, depth * (before + audio_s * teacher.codec.frame_rate_hz), audio_s)
         batches = forced_batches(teacher, tasks)
         tokens = sum(batch.ids.numel() for batch in batches)
-        influence.points.append(
-            (depth * tokens, bench.seconds(lambda t=teacher, b=batches: block_influence(t.model, b)))
-        )
-        passed, seconds = searched(bench, teacher, batches)
-        sets.points.append((passed * tokens, seconds))
+        influence.add(bench.seconds(lambda t=teacher, b=batches: block_influence(t.model, b)), depth * tokens)
+        passed, visited, seconds = searched(bench, teacher, batches)
+        sets.add(seconds, passed * tokens, visited * sum(int(batch.is_target.sum()) for batch in batches))
     return [words, sets, influence]
 
 
-def searched(bench: Bench, teacher: Teacher, batches: list[ForcedBatch]) -> tuple[float, float]:
-    """Layers that each batch passed in all sets together, and seconds."""
+def audio_seconds(teacher: Teacher, waves: list[torch.Tensor]) -> float:
+    return sum(map(len, waves)) / teacher.codec.sample_rate_hz
+
+
+def searched(bench: Bench, teacher: Teacher, batches: list[ForcedBatch]) -> tuple[float, int, float]:
+    """Layers that each batch passed in all sets together, how many sets, and seconds."""
     calls: list[None] = []
     handles = [layer.register_forward_hook(lambda *_: calls.append(None)) for layer in teacher.model.model.layers]
     width = bench.params.score_layers.beam_width
-    seconds = bench.seconds(lambda: search_sets(teacher.model, teacher.layout, batches, width))
+    visited: list[ScoredSet] = []
+
+    def search() -> None:
+        for level in search_sets(teacher.model, teacher.layout, batches, width):
+            visited.extend(level)
+
+    seconds = bench.seconds(search)
     for handle in handles:
         handle.remove()
-    return len(calls) / len(batches), seconds
+    return len(calls) / len(batches), len(visited), seconds
 
 
 def measure_pruning(bench: Bench) -> list[Series]:
     """Loading, cutting, saving, opening again."""
-    series = Series("prune_layers", "kept layers")
+    series = Series("prune_layers", ("kept layers",))
     with tempfile.TemporaryDirectory() as folder:
         workspace = Workspace(Path(folder))
         workspace.data.symlink_to(bench.workspace.data)
         for kept in (3, 6, 9, 12):
             params = changed(bench.params, prune_layers={"retained": tuple(range(kept))})
-            series.points.append((kept, bench.seconds(lambda p=params: prune_layers(p, workspace))))
+            series.add(bench.seconds(lambda p=params: prune_layers(p, workspace)), kept)
     return [series]
 
 
 def measure_distillation(bench: Bench) -> list[Series]:
     """A step of the default preset, the second of two: teacher forward, student forward and backward."""
-    series = Series("distill_student: a step", "(teacher's + 3 x student's layers) x tokens")
+    series = Series("distill_student: a step", ("(teacher's + 3 x student's layers) x tokens", "targets"))
     device = next(bench.teacher.model.parameters()).device
-    for size, kept in [(size, 6) for size in bench.sizes] + [(bench.sizes[1], kept) for kept in (3, 9)]:
+    for size, kept in [(size, kept) for kept in (3, 6, 9) for size in bench.sizes]:
         batches = forced_batches(bench.teacher, bench.tasks("selection", 3 * size))
         student = remove_layers(bench.teacher.model, range(kept)).train().requires_grad_(True)
         loss_of = HealingLoss(PRESETS["default"], bench.teacher.layout, bench.teacher.model, tuple(range(kept)))
@@ -204,13 +213,15 @@ def measure_distillation(bench: Bench) -> list[Series]:
 
         step()
         tokens = sum(batch.ids.numel() for batch in batches)
-        series.points.append(((bench.teacher.num_layers + 3 * kept) * tokens, bench.seconds(step)))
+        targets = sum(int(batch.is_target.sum()) for batch in batches)
+        series.add(bench.seconds(step), (bench.teacher.num_layers + 3 * kept) * tokens, targets)
     return [series]
 
 
 def measure_evaluation(bench: Bench) -> list[Series]:
     """One system: speaking, audio, hearing, voices; naturalness apart, as few sentences are rated."""
-    whole, rated = Series("evaluate_student: a system", "layers x sentences"), Series("naturalness", "sentences")
+    whole = Series("evaluate_student: a system", ("layers x tokens", "audio s"))
+    rated = Series("evaluate_student: naturalness", ("sentences",))
     hear = transcriber(bench.teacher, open_recognizer(bench.params.recogniser))
     voices, mos, rate_hz = SpeakerSimilarity(), MosPredictor(), bench.teacher.codec.sample_rate_hz
     waves: list[torch.Tensor] = []
@@ -222,18 +233,22 @@ def measure_evaluation(bench: Bench) -> list[Series]:
         hear(waves)
         voices.embed([wave.numpy() for wave in waves], rate_hz)
 
+    evaluate(bench.teacher, bench.tasks("test", 1))  # the judges start up
     for size, depth in bench.by_size_and_depth():
-        tasks, system = bench.tasks("test", 2 * size), bench.cut_to(depth)
-        whole.points.append((depth * len(tasks), bench.seconds(lambda s=system, t=tasks: evaluate(s, t))))
+        tasks, system = bench.tasks("test", 4 * size), bench.cut_to(depth)
+        seconds = bench.seconds(lambda s=system, t=tasks: evaluate(s, t))
+        audio_s = audio_seconds(system, waves)
+        before = sum(len(system.prompt_ids(t.utterance.text, t.prompt)) for t in tasks)
+        whole.add(seconds, depth * (before + audio_s * system.codec.frame_rate_hz), audio_s)
         if depth == DEPTHS[-1]:
             heard = [wave.numpy() for wave in waves[:size]]
-            rated.points.append((len(heard), bench.seconds(lambda h=heard: mos.predict(h, rate_hz))))
+            rated.add(bench.seconds(lambda h=heard: mos.predict(h, rate_hz)), len(heard))
     return [whole, rated]
 
 
 def measure_workers(bench: Bench) -> list[Series]:
     """The scoring by one process and by two, by the clock."""
-    made = [Series(f"score_layers by {workers}, clock", "sentences") for workers in (1, 2)]
+    made = [Series(f"score_layers: search by {workers}, clock", ("sentences",)) for workers in (1, 2)]
     with tempfile.TemporaryDirectory() as folder:
         for size in bench.sizes:
             params = changed(bench.params, score_layers={"utterances": 4 * size, "beam_width": 1})
@@ -242,7 +257,7 @@ def measure_workers(bench: Bench) -> list[Series]:
                 workspace.root.mkdir()
                 workspace.data.symlink_to(bench.workspace.data)
                 workspace.params.write_text(yaml.safe_dump(params.model_dump(mode="json")))
-                series.points.append((4 * size, helped_out(workspace, workers)))
+                series.add(helped_out(workspace, workers), 4 * size)
     return made
 
 
@@ -304,7 +319,7 @@ def main() -> None:
     paper = costs(llasa_1b(), *plan_and_machine)
     print(f"{title}\n\n{table(made)}\n\non paper: LLaSA-1B, {plan_and_machine}\n\n{paper_table(paper)}")
     if not options.quick:
-        fits = [asdict(s) | dict(zip(("a", "b", "error"), s.fit(), strict=True)) for s in made]
+        fits = [asdict(s) | dict(zip(("coefficients", "error"), s.fit(), strict=True)) for s in made]
         assumed = {name: value for part in plan_and_machine for name, value in asdict(part).items()}
         values = {"title": title, "series": fits, "assumed": assumed, "paper": [asdict(row) for row in paper]}
         options.out.write_text(json.dumps(values, indent=1) + "\n")

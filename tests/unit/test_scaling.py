@@ -5,19 +5,27 @@ from dataclasses import replace
 import pytest
 from transformers import LlamaConfig
 
-from benchmarks.fitted_lines import Series, draw, table
+from benchmarks.fitted_lines import Series, draw, formula, table
 from benchmarks.paper_costs import Machine, Plan, Sizes, costs, llasa_1b, operations_of
 from slimtts.testing.tiny import tiny_model
 
 
-def test_a_line_is_found_with_its_error():
-    a, b, error = Series("s", "x", [(x, 2 + 3 * x) for x in (1, 2, 5)]).fit()
+def test_a_formula_is_found_with_its_error():
+    (a, b), error = Series("s", ("x",), [((x,), 2 + 3 * x) for x in (1, 2, 5)]).fit()
     assert (a, b) == pytest.approx((2, 3)) and error == pytest.approx(0, abs=1e-9)
-    assert Series("s", "x", [(1, 1), (2, 3), (3, 2)]).fit()[2] == pytest.approx(0.5**0.5 / 2)
+    assert Series("s", ("x",), [((1,), 1), ((2,), 3), ((3,), 2)]).fit()[1] == pytest.approx(0.5**0.5 / 2)
+    two = Series("s", ("x", "y"))
+    for x, y in ((1e6, 1), (2e6, 5), (3e6, 2), (9e6, 7)):
+        two.add(0.5 + 1e-6 * x + 2 * y, x, y)
+    assert two.fit()[0] == pytest.approx([0.5, 1e-6, 2])
+    assert formula(two) == "0.50 + 1.00e-06 x x + 2.00e+00 x y"
 
 
 def test_table_and_picture_hold_every_series(tmp_path):
-    made = [Series(f"stage {i}", "x", [(1, 1.0), (2, 2.0), (3, 3.5)]) for i in range(4)]
+    made = [Series(f"stage {i}", ("x", "y")[: 1 + i % 2]) for i in range(4)]
+    for series in made:
+        for size in (1.0, 2.0, 4.0, 5.0):
+            series.add(size + size**2 / 9, *(size, size**2)[: len(series.drivers)])
     assert all(f"| stage {i} |" in table(made) for i in range(4))
     draw(made, "title", tmp_path / "images" / "scaling.png")
     assert (tmp_path / "images" / "scaling.png").stat().st_size > 5000
