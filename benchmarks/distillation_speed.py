@@ -28,6 +28,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
+from math import nan
 from pathlib import Path
 from statistics import median
 
@@ -138,7 +139,7 @@ def measured(name, model, batches, device):
     with tempfile.TemporaryDirectory() as cache:
         step = made(name, model, batches, device, cache)
         chosen = batches[step.batching]
-        for batch in chosen.steps[:2] if device.type == "cuda" else chosen.steps[:1]:
+        for batch in chosen.steps if step.is_compiled else chosen.steps[:1]:
             step(batch)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -146,11 +147,10 @@ def measured(name, model, batches, device):
         for batch, lengths in zip(chosen.steps, chosen.lengths, strict=True):
             seconds = timed(partial(step, batch), device)
             rows.append((sum(lengths), *seconds, needed_flops(step, lengths, int(batch.is_target.sum()))))
-        peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
+        peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else nan
         step.stack.close()
     del step
     gc.collect()
-    torch.cuda.empty_cache()
     return rows, peak
 
 
@@ -207,6 +207,8 @@ def main():
     if options.memory_of:
         print_memory(options.memory_of, model, batches, device)
         return
+    if device.type == "cuda" and "ours, compile" in options.only:
+        options.only.remove("ours, compile")  # there it is the default
     names = [name for name in options.only if is_there(STEPS[name])]
     missing = [name for name in options.only if name not in names]
     peak = matmul_peak(device)
@@ -219,11 +221,16 @@ def main():
         print(f"not installed: {', '.join(missing)}")
     rows, peaks = {name: [] for name in names}, {}
     for _ in range(options.rounds):
-        for name in names:
-            found, peaks[name] = measured(name, model, batches, device)
-            rows[name].append(found)
+        for name in list(rows):
+            try:
+                found, peaks[name] = measured(name, model, batches, device)
+                rows[name].append(found)
+            except torch.cuda.OutOfMemoryError:
+                print(f"{name}: more memory than the {torch.cuda.mem_get_info()[1] / 2**30:.0f} GiB of this device")
+                del rows[name]
+            torch.cuda.empty_cache()
     if device.type == "cpu" and not options.quick:
-        peaks = {name: memory_of_own_process(name, options) for name in names}
+        peaks = {name: memory_of_own_process(name, options) for name in rows}
     print_table(rows, peaks, peak, device)
 
 

@@ -103,6 +103,11 @@ class Step:
     def prepare(self):
         """What is done once."""
 
+    @property
+    def is_compiled(self):
+        """Whether a new length may still cost a compilation: then every batch is met before time is taken."""
+        return self.device.type == "cuda"
+
     def precision(self):
         return mixed_precision(self.device)
 
@@ -204,8 +209,13 @@ class Ours(Step):
     batching = "sorted"
     compiled = recomputed = cached = False
 
+    @property
+    def is_compiled(self):
+        """As `compile: auto`, or on."""
+        return self.compiled or self.device.type == "cuda"
+
     def prepare(self):
-        compiled = self.compiled or self.device.type == "cuda"
+        compiled = self.is_compiled
         allow_tf32(self.device)
         for model, is_trained in ((self.teacher, False), (self.student, True)):
             if self.device.type == "cuda" and self.batching == "packed":

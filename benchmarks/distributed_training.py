@@ -33,6 +33,7 @@ CASES = {
     "muon, 1 process": {},
     "muon, 2 processes, ddp": {"processes": 2},
 }
+QUICK = ("muon, 1 process", "muon, 2 processes, ddp")
 
 
 def trained(source, root, knobs):
@@ -57,13 +58,18 @@ def main():
     parser.add_argument("--workspace", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--tokens", type=int, default=2048, help="of all processes together")
+    parser.add_argument("--quick", action="store_true", help="two steps of 256 tokens, one and two processes only")
     options = parser.parse_args()
+    cases = CASES
+    if options.quick:
+        options.steps, options.tokens = 2, 256
+        cases = {name: knobs for name, knobs in CASES.items() if name in QUICK}
     common = {"steps": options.steps, "tokens_per_step": options.tokens, "control": False, "device": "cpu"}
     alone = {}
     print(f"{date.today()}, {describe_machine(1)} a process; {options.steps} steps of {options.tokens} tokens")
     print("| training | first loss | last loss | largest difference | s a step |\n|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
-        for number, (name, knobs) in enumerate(CASES.items()):
+        for number, (name, knobs) in enumerate(cases.items()):
             losses, step_s = trained(Workspace(options.workspace), Path(scratch) / str(number), common | knobs)
             reference = alone.setdefault(knobs.get("optimizer"), losses)
             off = max(abs(a / b - 1) for a, b in zip(losses, reference, strict=True))

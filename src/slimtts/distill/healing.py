@@ -108,10 +108,14 @@ def signals(model: Any, layout: SpeechTokenLayout, batch: ForcedBatch, with_atte
         out = model.model(inputs_embeds=embedding, use_cache=False, output_attentions=with_attention, **places)
     if with_attention and not out.attentions:
         raise ValueError("attention probabilities need model.set_attn_implementation('eager')")
-    hidden, head = out.last_hidden_state[batch.is_target], output_head(model, layout)
-    if head.shape[1] > hidden.shape[1]:
-        hidden = torch.cat([hidden, torch.ones_like(hidden[:, :1])], dim=1)
+    head = output_head(model, layout)
+    hidden = _as_wide_as(head, out.last_hidden_state[batch.is_target])
     return Signals(embedding, layers, list(out.attentions or []), hidden, head)
+
+
+def _as_wide_as(head: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    """Hidden [P, D] with a column of ones where the head [V, D + 1] has its bias."""
+    return hidden if head.shape[1] == hidden.shape[1] else torch.cat([hidden, torch.ones_like(hidden[:, :1])], dim=1)
 
 
 # What a process has of a sum -> the sum over all processes.
@@ -195,7 +199,8 @@ class HealingLoss:
         preset, mask, speaks = self.preset, batch.is_target, self.preset.skew_kl > 0
         if self.memory is not None:
             hidden, layers = self.memory.recall(batch, self._hear)
-            remembered = Signals(hidden[:0], [], [], hidden, output_head(self.teacher_model, self.layout))
+            head = output_head(self.teacher_model, self.layout)
+            remembered = Signals(hidden[:0], [], [], _as_wide_as(head, hidden), head)
             return Lesson(remembered.logits if speaks else None, layers)
         t = signals(self.teacher_model, self.layout, batch, preset.needs_attention)
         return Lesson(
@@ -208,7 +213,8 @@ class HealingLoss:
     def _hear(self, batch: ForcedBatch) -> Memories:
         """What is worth remembering of the teacher: enough to make its logits and its layers again."""
         t, mask = signals(self.teacher_model, self.layout, batch, with_attention=False), batch.is_target
-        return t.hidden, [t.layers[m][mask] for m in self.matches] if self.preset.latent else []
+        hidden = t.hidden[:, : t.embedding.shape[-1]]  # without the column that stands for a bias
+        return hidden, [t.layers[m][mask] for m in self.matches] if self.preset.latent else []
 
     def _part(
         self, student: Any, batch: ForcedBatch, lesson: Lesson | None, count: int

@@ -1,5 +1,7 @@
 """The teacher's cached word is its live one; damage is repaired, another teacher is refused."""
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,18 @@ def test_cached_is_live_in_every_term_and_gradient(teacher, tmp_path, packed_row
                 assert float((found[name] - gradient).norm() / gradient.norm()) < 5e-3
     assert cached.rows_heard == 0 and cached.cache.misses == 0
     assert cached.cache.hits == sum(len(set(row_keys(b))) for b in steps)
+
+
+def test_the_bias_of_an_output_head_is_no_part_of_what_is_kept(teacher, tmp_path):
+    (batch,), model = batches(teacher, 1), copy.deepcopy(teacher.model)
+    bias = torch.randn(model.config.vocab_size, generator=torch.Generator().manual_seed(0))
+    model.lm_head.bias = torch.nn.Parameter(3 * bias)
+    biased = replace(teacher, model=model)
+    cached, live = Listener(biased, tmp_path / "cache"), Listener(biased, tmp_path / "live")
+    live.loss.memory = None
+    expected = result(live.loss, teacher, batch)[0]
+    for _ in ("heard", "read"):
+        assert result(cached.loss, teacher, batch)[0] == pytest.approx(expected, **HALF)
 
 
 def test_other_order_and_padding_find_the_same_rows_and_new_ones_are_heard_alone(teacher, tmp_path):
