@@ -50,6 +50,9 @@ RUN_BY = {
     "python -m infra.stack*": "tests/stack/test_services.py::test_env_is_for_shells_and_not_for_terminals",
     "eval *infra.stack env*": "tests/stack/test_services.py::test_env_is_for_shells_and_not_for_terminals",
     "eval *slimtts completion*": "tests/unit/test_cli.py::test_a_shell_can_complete_commands_and_options",
+    "python -m benchmarks.distributed_training*": "tests/pipeline/test_benchmarks.py::"
+    "test_two_processes_are_timed_against_one",
+    "python -m benchmarks.*": "tests/pipeline/test_benchmarks.py::test_a_benchmark_prints_its_table",
     "python -m pytest*": "tests/unit/test_documented_commands.py::test_tests_that_pages_name_are_there",
     "prefect deployment run*": "tests/flows/test_recovery.py::*",
     "infra/multinode/join.sh*": "tests/unit/distill/test_multinode.py::"
