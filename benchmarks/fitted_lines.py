@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,12 @@ class Series:
     stage: str
     drivers: tuple[str, ...]
     points: list[tuple[tuple[float, ...], float]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> Series:
+        """From its fields as JSON."""
+        points = [(tuple(sizes), seconds) for sizes, seconds in row["points"]]
+        return cls(row["stage"], tuple(row["drivers"]), points)
 
     def add(self, seconds: float, *sizes: float) -> None:
         """One measurement, with a size of each driver."""

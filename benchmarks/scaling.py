@@ -8,8 +8,8 @@ Every stage runs at three sizes of each thing that drives it, on one thread; sec
 an idle core would take, whatever else the machine does) and the clock's on CUDA. Where layers count, the bundled
 teacher is cut to its first 4 or 8. A formula, linear in what drives the stage, is fitted by least squares; its error
 is the root mean square of the residuals as a share of the mean. Workers are processes of one thread that share the
-scoring, by the clock, with the seconds that each needs to start. Writes JSON and a PNG, and what a large teacher costs
-on paper.
+scoring, by the clock, with the seconds that each needs to start. Writes JSON and a PNG after every part, and what a
+large teacher costs on paper; with `--only`, parts that the JSON has from earlier runs stay.
 """
 
 from __future__ import annotations
@@ -286,6 +286,12 @@ MEASURES = {
 }
 
 
+def series_of(written: Path) -> dict[str, Series]:
+    """What an earlier run measured, by stage."""
+    rows = json.loads(written.read_text())["series"] if written.is_file() else []
+    return {row["stage"]: Series.of(row) for row in rows}
+
+
 @contextmanager
 def opened(device: torch.device, sizes: tuple[int, ...]) -> Iterator[Bench]:
     params = small_params()
@@ -311,19 +317,20 @@ def main() -> None:
     torch.set_num_threads(1)
     device, plan_and_machine = pick_device(options.device), chosen(options)
     title = f"nano, {device}, {date.today()}, {describe_machine(1)}"
-    made: list[Series] = []
+    made = {} if options.quick else series_of(options.out)
+    paper = costs(llasa_1b(), *plan_and_machine)
+    assumed = {name: value for part in plan_and_machine for name, value in asdict(part).items()}
     with opened(device, (1, 2, 3) if options.quick else tuple(options.sizes)) as bench:
         for name in options.only:
             print(f"measuring {name}", file=sys.stderr, flush=True)
-            made += MEASURES[name](bench)
-    paper = costs(llasa_1b(), *plan_and_machine)
-    print(f"{title}\n\n{table(made)}\n\non paper: LLaSA-1B, {plan_and_machine}\n\n{paper_table(paper)}")
-    if not options.quick:
-        fits = [asdict(s) | dict(zip(("coefficients", "error"), s.fit(), strict=True)) for s in made]
-        assumed = {name: value for part in plan_and_machine for name, value in asdict(part).items()}
-        values = {"title": title, "series": fits, "assumed": assumed, "paper": [asdict(row) for row in paper]}
-        options.out.write_text(json.dumps(values, indent=1) + "\n")
-        draw(made, title, options.image)
+            made |= {series.stage: series for series in MEASURES[name](bench)}
+            if options.quick:
+                continue
+            fits = [asdict(s) | dict(zip(("coefficients", "error"), s.fit(), strict=True)) for s in made.values()]
+            values = {"title": title, "series": fits, "assumed": assumed, "paper": [asdict(row) for row in paper]}
+            options.out.write_text(json.dumps(values, indent=1) + "\n")
+            draw(list(made.values()), title, options.image)
+    print(f"{title}\n\n{table(list(made.values()))}\n\non paper: LLaSA-1B, {assumed}\n\n{paper_table(paper)}")
 
 
 if __name__ == "__main__":

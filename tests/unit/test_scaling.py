@@ -1,6 +1,7 @@
 """The line through measurements, and costs on paper: closed forms."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import pytest
 from transformers import LlamaConfig
@@ -17,6 +18,7 @@ def test_a_formula_is_found_with_its_error():
     two = Series("s", ("x", "y"))
     for x, y in ((1e6, 1), (2e6, 5), (3e6, 2), (9e6, 7)):
         two.add(0.5 + 1e-6 * x + 2 * y, x, y)
+    assert Series.of(json.loads(json.dumps(asdict(two)))) == two
     assert two.fit()[0] == pytest.approx([0.5, 1e-6, 2])
     assert formula(two) == "0.50 + 1.00e-06 x x + 2.00e+00 x y"
 
