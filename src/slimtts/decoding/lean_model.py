@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from slimtts.decoding.lean_parts import Matrix, Norm, matrix, norm, normed, product
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -23,31 +25,26 @@ class Shape:
     heads: int
     kv_heads: int
     head_dim: int
-    eps: float
 
 
 @dataclass(frozen=True)
 class LeanLayer:
-    """One layer's weights; matrices [in, out]."""
+    """One layer's weights."""
 
-    norm: torch.Tensor
-    qkv: torch.Tensor
+    norm: Norm
+    qkv: Matrix
     qkv_bias: torch.Tensor | None
-    out: torch.Tensor
-    ffn_norm: torch.Tensor
-    gate_up: torch.Tensor
-    down: torch.Tensor
+    out: Matrix
+    ffn_norm: Norm
+    gate_up: Matrix
+    down: Matrix
 
 
 def before_attention(
     hidden: torch.Tensor, layer: LeanLayer, turn: tuple[torch.Tensor, torch.Tensor], shape: Shape
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Hidden [N, D] -> queries [N, H, d], keys [N, K, d], both turned by their position, and values [N, K, d]."""
-    together = F.rms_norm(hidden, hidden.shape[-1:], layer.norm, shape.eps)
-    if layer.qkv_bias is None:
-        together = torch.mm(together, layer.qkv)
-    else:
-        together = torch.addmm(layer.qkv_bias, together, layer.qkv)
+    together = product(normed(hidden, layer.norm), layer.qkv, layer.qkv_bias)
     split = together.view(-1, shape.heads + 2 * shape.kv_heads, shape.head_dim)
     turning = split[:, : shape.heads + shape.kv_heads]
     cos, signed_sin = turn
@@ -55,12 +52,11 @@ def before_attention(
     return turned[:, : shape.heads], turned[:, shape.heads :], split[:, shape.heads + shape.kv_heads :]
 
 
-def after_attention(hidden: torch.Tensor, attended: torch.Tensor, layer: LeanLayer, shape: Shape) -> torch.Tensor:
+def after_attention(hidden: torch.Tensor, attended: torch.Tensor, layer: LeanLayer) -> torch.Tensor:
     """Hidden [N, D] and what its heads saw [N, H d] -> hidden behind the layer [N, D]."""
-    hidden = torch.addmm(hidden, attended, layer.out)
-    normed = F.rms_norm(hidden, hidden.shape[-1:], layer.ffn_norm, shape.eps)
-    gate, up = torch.mm(normed, layer.gate_up).chunk(2, -1)
-    return torch.addmm(hidden, F.silu(gate).mul_(up), layer.down)
+    hidden = product(attended, layer.out, hidden)
+    gate, up = product(normed(hidden, layer.ffn_norm), layer.gate_up).chunk(2, -1)
+    return product(F.silu(gate).mul_(up), layer.down, hidden)
 
 
 class StaticCache:
@@ -90,12 +86,11 @@ class LeanModel:
             heads=first.q_proj.out_features // first.head_dim,
             kv_heads=first.k_proj.out_features // first.head_dim,
             head_dim=first.head_dim,
-            eps=inner.norm.variance_epsilon,
         )
         self.embeddings = inner.embed_tokens.weight.detach()
         self.layers = [_lean_layer(layer) for layer in inner.layers]
-        self.norm = inner.norm.weight.detach()
-        self.head, self.bias = _matrix(head), bias
+        self.norm = norm(inner.norm.weight, inner.norm.variance_epsilon)
+        self.head, self.bias = matrix(head), bias
         self._rotary = inner.rotary_emb
         self.compiled = compiled
         # One compilation serves all layers; attention stays outside, because its width changes.
@@ -109,7 +104,7 @@ class LeanModel:
     def bytes_a_token(self) -> int:
         """Of weights, read for every token however many rows speak together."""
         matrices = [self.head, *(part for one in self.layers for part in (one.qkv, one.out, one.gate_up, one.down))]
-        return sum(matrix.numel() * matrix.element_size() for matrix in matrices)
+        return sum(one.by_out.nbytes for one in matrices)
 
     def turns(self, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines [columns, 1, d]; the sine's first half is negative, so that a roll replaces a rotation."""
@@ -120,9 +115,7 @@ class LeanModel:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Hidden [B, D] behind the last layer -> [B, V], fp32."""
-        hidden = F.rms_norm(hidden, hidden.shape[-1:], self.norm, self.shape.eps)
-        spoken = torch.mm(hidden, self.head) if self.bias is None else torch.addmm(self.bias, hidden, self.head)
-        return spoken.float()
+        return product(normed(hidden, self.norm), self.head, self.bias).float()
 
     def prefill(
         self,
@@ -155,7 +148,7 @@ class LeanModel:
             if start:
                 k, v = (seen.index_select(0, rows)[:, :, : start + length] for seen in (keys, values))
             attended = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=True)
-            after = after_attention(hidden, attended.transpose(1, 2).reshape(kinds * length, -1), layer, shape)
+            after = after_attention(hidden, attended.transpose(1, 2).reshape(kinds * length, -1), layer)
             if skip is None or not skip[:, index].any():
                 hidden = after
                 continue
@@ -204,27 +197,21 @@ class LeanModel:
             attended = F.scaled_dot_product_attention(
                 q.reshape(groups), keys.narrow(2, 0, width), values.narrow(2, 0, width), mask
             )
-            after = self._after(hidden, attended.reshape(rows, -1), layer, shape)
+            after = self._after(hidden, attended.reshape(rows, -1), layer)
             skipping = passed[index] if passed is not None else None
             hidden = after if skipping is None else torch.where(skipping, hidden, after)
         return hidden
-
-
-def _matrix(weight: torch.Tensor) -> torch.Tensor:
-    """[out, in] -> [in, out]; also laid out so where that is faster: in fp32 on a CPU (docs/LOG.md)."""
-    turned = weight.detach().t()
-    return turned.contiguous() if weight.device.type == "cpu" and weight.dtype == torch.float32 else turned
 
 
 def _lean_layer(layer: Any) -> LeanLayer:
     attention, ffn = layer.self_attn, layer.mlp
     qkv = (attention.q_proj, attention.k_proj, attention.v_proj)
     return LeanLayer(
-        norm=layer.input_layernorm.weight.detach(),
-        qkv=_matrix(torch.cat([part.weight for part in qkv])),
+        norm=norm(layer.input_layernorm.weight, layer.input_layernorm.variance_epsilon),
+        qkv=matrix(torch.cat([part.weight for part in qkv])),
         qkv_bias=None if qkv[0].bias is None else torch.cat([part.bias for part in qkv]).detach(),
-        out=_matrix(attention.o_proj.weight),
-        ffn_norm=layer.post_attention_layernorm.weight.detach(),
-        gate_up=_matrix(torch.cat([ffn.gate_proj.weight, ffn.up_proj.weight])),
-        down=_matrix(ffn.down_proj.weight),
+        out=matrix(attention.o_proj.weight),
+        ffn_norm=norm(layer.post_attention_layernorm.weight, layer.post_attention_layernorm.variance_epsilon),
+        gate_up=matrix(torch.cat([ffn.gate_proj.weight, ffn.up_proj.weight])),
+        down=matrix(ffn.down_proj.weight),
     )

@@ -125,7 +125,7 @@ class LeanLane(Lane):
             q = q.view(tokens, shape.kv_heads, groups, -1).permute(1, 2, 0, 3).flatten(1, 2)
             seen = F.scaled_dot_product_attention(q[None], keys[:, :, :width], values[:, :, :width], mask)
             seen = seen.view(shape.kv_heads, groups, tokens, -1).permute(2, 0, 1, 3).reshape(tokens, -1)
-            hidden = after_attention(hidden, seen, layer, shape)
+            hidden = after_attention(hidden, seen, layer)
         return lean.logits(hidden)
 
 
