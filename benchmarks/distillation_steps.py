@@ -17,6 +17,7 @@ from slimtts.data.token_corpus import load_token_corpus
 from slimtts.decoding.teacher_forcing import ForcedSequence, forced_sequence
 from slimtts.distill import losses
 from slimtts.distill.acceleration import accelerated, allow_tf32, compiled_chunk_gradient, hold_linears_in
+from slimtts.distill.attention import use_grouped_attention
 from slimtts.distill.healing import PRESETS, HealingLoss
 from slimtts.distill.packing import use_varlen_attention
 from slimtts.distill.teacher_cache import TeacherCache, TeacherIdentity
@@ -98,10 +99,16 @@ class Step:
         self.student = remove_layers(self.teacher, model.retained).requires_grad_(True).train()
         self.stack, self.cache_folder = ExitStack(), cache_folder
         self.prepare()
-        self.optimizers = make_optimizers(self.student, "muon")
+        self.optimizers = self.make_optimizers()
 
     def prepare(self):
         """What is done once."""
+
+    def make_optimizers(self):
+        """Those of torch."""
+        made = make_optimizers(self.student, "muon")
+        matrices = made["muon"].param_groups[0]["params"]
+        return made | {"muon": torch.optim.Muon(matrices, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")}
 
     @property
     def is_compiled(self):
@@ -220,8 +227,8 @@ class Ours(Step):
         for model, is_trained in ((self.teacher, False), (self.student, True)):
             if self.device.type == "cuda" and self.batching == "packed":
                 use_varlen_attention(model)
-            elif self.device.type == "cpu" and is_trained:
-                model.set_attn_implementation("eager")
+            elif self.device.type == "cpu" and (is_trained or self.batching != "packed"):
+                use_grouped_attention(model)
         if multiplies_bf16(self.device):
             hold_linears_in(self.teacher, torch.bfloat16)
         of_chunk = {"of_chunk": compiled_chunk_gradient()} if compiled else {}
@@ -234,6 +241,10 @@ class Ours(Step):
             with torch.no_grad(), self.precision():
                 for batch in self.batches:
                     self.healing.memory.recall(batch.to(self.device), self.healing._hear)
+
+    def make_optimizers(self):
+        """Those of the pipeline."""
+        return make_optimizers(self.student, "muon")
 
     def loss(self, batch):
         return self.healing(self.student, batch)[0]

@@ -31,6 +31,7 @@ from slimtts.evaluation.naturalness import MosPredictor
 from slimtts.params import DistillStudentParams, Params
 from slimtts.pruning.surgery import remove_layers
 from slimtts.results import RunEstimate, StageEstimate
+from slimtts.stages.distill_student import set_attention
 from slimtts.stages.evaluate_student import describe_machine
 from slimtts.stages.score_layers import open_recognizer, transcriber
 from slimtts.stages.subset_data import MIN_SPEECH_S, further_texts, open_source
@@ -177,8 +178,8 @@ def _step_s(params: Params, teacher: Teacher, trial: Sequence[Utterance], name: 
     listens = teacher.model.to(device).requires_grad_(False)
     loss = HealingLoss(preset, teacher.layout, listens if name == "student" else None, tuple(kept))
     sampler = PairSampler(teacher, trial, knobs.tokens_per_step, knobs.seed)
-    if device.type == "cpu" or preset.needs_attention:
-        model.set_attn_implementation("eager")
+    set_attention(model, is_trained=True, knobs=knobs, preset=preset)
+    set_attention(listens, is_trained=False, knobs=knobs, preset=preset)
     marks: list[float] = []
     with tempfile.TemporaryDirectory(prefix="slimtts-plan-") as folder:
         job = TrainingJob(name, model, loss, sampler.from_step, Path(folder), "plan", knobs.learning_rate)

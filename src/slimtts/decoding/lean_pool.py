@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 from transformers import LlamaModel, Qwen2Model
+from transformers.utils import output_capturing
 
 from slimtts.decoding.heads import spoken_bias, spoken_head
 from slimtts.decoding.lean_model import LeanModel
@@ -34,7 +35,7 @@ def is_lean(model: Any) -> bool:
         return False
     if inner.config.hidden_act != "silu" or inner.config.rope_parameters.get("rope_type") not in FIXED_ROTARY:
         return False
-    if any(module._forward_hooks or module._forward_pre_hooks for module in inner.modules()):
+    if any(_has_hooks(module) for module in inner.modules()):
         return False
     for layer in inner.layers:
         attention, ffn = layer.self_attn, layer.mlp
@@ -49,6 +50,15 @@ def is_lean(model: Any) -> bool:
     if not first.is_floating_point():
         return False
     return all(type(w.data) is torch.Tensor and (w.dtype, w.device) == (first.dtype, first.device) for w in weights)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether somebody may change what it computes.
+
+    transformers leaves hooks in a model that was once asked for hidden states or attentions; they only look.
+    """
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    return any(hook.__module__ != output_capturing.__name__ for hook in hooks)
 
 
 def _weights(model: Any) -> list[Any]:

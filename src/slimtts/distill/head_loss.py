@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import torch
 from torch.nn import functional as F
 
-# 128 x 4,097 fp32 are 2 MB: on a CPU 64 to 256 measured alike, 1,024 a third slower (2026-11-21, Zen 4). A GPU reads
+# 256 x 4,097 fp32 are 4 MB: on a CPU 128 to 512 measured alike, 64 and 1,024 slower (2026-11-21, Zen 4). A GPU reads
 # the head and its gradient once a chunk, 1.1 GB for 65,537 rows of 2,048, so that its chunks are longer.
-CHUNK_POSITIONS = {"cpu": 128, "cuda": 1024}
+CHUNK_POSITIONS = {"cpu": 256, "cuda": 1024}
 
 TeacherLogits = Callable[[slice], torch.Tensor]
 
@@ -55,12 +55,39 @@ def chunk_gradient(
     terms: HeadTerms,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(d weighted sum / d logits [C, V], the sums (cross-entropy, skew-KL) [2]) of a chunk of fp32 logits [C, V]."""
-    gradient, sums = torch.zeros_like(logits), torch.zeros(2, device=logits.device)
-    if terms.cross_entropy:
-        sums[0] += _add_cross_entropy(gradient, logits, targets, share, terms)
+    log_q = logits.log_softmax(-1)
+    chosen = log_q.gather(1, targets.unsqueeze(1))
+    q = log_q.exp_()
     if terms.skew_kl and teacher_logits is not None:
-        sums[1] += _add_skew_kl(gradient, logits, teacher_logits, share, terms)
-    return gradient, sums
+        t = terms.temperature
+        softer_q, p = (
+            (q, teacher_logits.softmax(-1)) if t == 1 else ((x / t).softmax(-1) for x in (logits, teacher_logits))
+        )
+        divergence, gradient = _skew_kl(softer_q, p, terms.skew)
+        gradient.mul_(terms.skew_kl * t * share)
+        divergence = divergence * (t**2 * share)
+    else:
+        divergence, gradient = torch.zeros_like(chosen[0, 0]), torch.zeros_like(q)
+    if terms.cross_entropy:
+        # d CE / d logits = q - onehot
+        q.scatter_add_(1, targets.unsqueeze(1), torch.full_like(chosen, -1.0))
+        gradient.add_(q.mul_(terms.cross_entropy * share))
+    return gradient, torch.stack([-share * chosen.sum(), divergence])
+
+
+def _skew_kl(q: torch.Tensor, p: torch.Tensor, skew: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum of KL(p || m), m = b p + (1-b) q, and its gradient by q's logits: (1-b) q_j (sum q r - r_j), r = p / m."""
+    tiny = torch.finfo(torch.float32).tiny
+    ratio = p / torch.lerp(q, p, skew).clamp_min_(tiny)
+    divergence = torch.linalg.vecdot(p, ratio.clamp_min(tiny).log_()).sum()
+    gradient = torch.linalg.vecdot(q, ratio).unsqueeze(1).sub(ratio).mul_(q)
+    return divergence, gradient.mul_(1 - skew)
+
+
+def product_type(hidden: torch.Tensor) -> torch.dtype:
+    """The type that autocast, where it is on, would give a product of this tensor."""
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
 def head_loss(
@@ -102,8 +129,7 @@ class _HeadLoss(torch.autograd.Function):
         share: float,
         of_chunk: ChunkGradient,
     ) -> Any:
-        device = hidden.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        device, dtype = hidden.device.type, product_type(hidden)
         h, w = hidden.to(dtype), head.to(dtype)
         hidden_grad, head_grad = torch.empty_like(h), torch.zeros(head.shape, device=head.device)
         sums = torch.zeros(2, device=hidden.device)
@@ -130,39 +156,3 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, upstream: Any, *_: Any) -> Any:
         hidden_grad, head_grad = ctx.saved_tensors
         return upstream * hidden_grad, upstream * head_grad, None, None, None, None, None, None
-
-
-def _add_cross_entropy(
-    gradient: torch.Tensor,
-    logits: torch.Tensor,
-    targets: torch.Tensor,
-    share: float | torch.Tensor,
-    terms: HeadTerms,
-) -> torch.Tensor:
-    """d CE / d logits = q - onehot."""
-    log_q = logits.log_softmax(-1)
-    chosen = log_q.gather(1, targets.unsqueeze(1))
-    q = log_q.exp_()
-    q.scatter_add_(1, targets.unsqueeze(1), torch.full_like(chosen, -1.0))
-    gradient.add_(q.mul_(terms.cross_entropy * share))
-    return -share * chosen.sum()
-
-
-def _add_skew_kl(
-    gradient: torch.Tensor,
-    logits: torch.Tensor,
-    teacher_logits: torch.Tensor,
-    share: float | torch.Tensor,
-    terms: HeadTerms,
-) -> torch.Tensor:
-    """With m = b p + (1-b) q: d KL / d logits_j = q_j (g_j - sum_k q_k g_k), g = -(1-b) p / m, times t."""
-    t, tiny = terms.temperature, torch.finfo(torch.float32).tiny
-    log_p = (teacher_logits / t if t != 1 else teacher_logits).log_softmax(-1)
-    q = (logits / t if t != 1 else logits).softmax(-1)
-    p = log_p.exp()
-    mixture = torch.add(q * (1 - terms.skew), p, alpha=terms.skew).clamp_min_(tiny)
-    divergence = torch.linalg.vecdot(p, log_p.sub_(mixture.log()))
-    g = p.div_(mixture).mul_(-(1 - terms.skew))
-    g.sub_(torch.linalg.vecdot(q, g).unsqueeze(1))
-    gradient.add_(g.mul_(q).mul_(terms.skew_kl * t * share))
-    return t**2 * share * divergence.sum()

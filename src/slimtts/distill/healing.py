@@ -18,7 +18,7 @@ from slimtts.decoding.generation import trained_head
 from slimtts.decoding.guidance import UNGUIDED, Guidance, guided_log_probabilities
 from slimtts.decoding.teacher_forcing import ForcedBatch
 from slimtts.distill import losses
-from slimtts.distill.head_loss import ChunkGradient, HeadTerms, TeacherLogits, chunk_gradient, head_loss
+from slimtts.distill.head_loss import ChunkGradient, HeadTerms, TeacherLogits, chunk_gradient, head_loss, product_type
 from slimtts.distill.packing import place_of_tokens
 from slimtts.params import LossParams
 from slimtts.teachers.base import SpeechTokenLayout
@@ -77,6 +77,11 @@ class Signals:
     def logits(self, rows: slice = slice(None)) -> torch.Tensor:
         """[C, V] at some of the target positions."""
         return F.linear(self.hidden[rows], self.head)
+
+    def as_multiplied(self) -> Signals:
+        """With hidden and head in the type of autocast, for logits that are asked for when it is off."""
+        dtype = product_type(self.hidden)
+        return replace(self, hidden=self.hidden.to(dtype), head=self.head.to(dtype))
 
 
 @contextmanager
@@ -200,11 +205,11 @@ class HealingLoss:
         if self.memory is not None:
             hidden, layers = self.memory.recall(batch, self._hear)
             head = output_head(self.teacher_model, self.layout)
-            remembered = Signals(hidden[:0], [], [], _as_wide_as(head, hidden), head)
+            remembered = Signals(hidden[:0], [], [], _as_wide_as(head, hidden), head).as_multiplied()
             return Lesson(remembered.logits if speaks else None, layers)
         t = signals(self.teacher_model, self.layout, batch, preset.needs_attention)
         return Lesson(
-            self._guided(t, batch) if speaks else None,
+            self._guided(t.as_multiplied(), batch) if speaks else None,
             [t.layers[m][mask] for m in self.matches] if preset.latent else (),
             [t.attentions[m] for m in self.matches] if preset.attention else (),
             t.embedding[mask] if preset.embedding else None,
@@ -238,7 +243,7 @@ class HealingLoss:
         if not self.guidance.companions:
             return full.logits
         without_text, without_voice = (
-            companion and signals(self.teacher_model, self.layout, companion, with_attention=False)
+            companion and signals(self.teacher_model, self.layout, companion, with_attention=False).as_multiplied()
             for companion in (batch.without_text, batch.without_voice)
         )
 

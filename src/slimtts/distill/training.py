@@ -25,6 +25,7 @@ from slimtts.checkpoints import CheckpointWriter, load_latest, restore, whole
 from slimtts.decoding.teacher_forcing import ForcedBatch
 from slimtts.distill.distributed import ALONE, World
 from slimtts.distill.healing import AddUp, Part
+from slimtts.distill.muon import BatchedMuon
 from slimtts.errors import InvalidInputError
 from slimtts.params import DistillStudentParams
 from slimtts.results import TrainingReport
@@ -97,7 +98,7 @@ def make_optimizers(model: nn.Module, kind: str) -> Optimizers:
     others = [p for _, p in named if id(p) not in chosen]
     made: Optimizers = {"adamw": torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.0, fused=True)}
     if matrices:
-        made["muon"] = torch.optim.Muon(matrices, weight_decay=0.0, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+        made["muon"] = BatchedMuon(matrices)
     return made
 
 

@@ -254,6 +254,15 @@ def test_what_is_not_known_goes_through_the_models_own_forward(change):
     assert [tuple(row) for row in columns.tolist()] == expected
 
 
+def test_a_model_that_was_asked_for_hidden_states_stays_known():
+    model, prompts = model_of("llama"), prompts_of(2)
+    before = generate_batch(model, LAYOUT, prompts, GREEDY)
+    model(input_ids=torch.tensor([[1, 2]]), output_hidden_states=True)
+    assert model.model.layers[0]._forward_hooks
+    assert is_lean(model)
+    assert generate_batch(model, LAYOUT, prompts, GREEDY) == before
+
+
 def test_sampled_codes_have_the_models_distribution():
     """The first two codes of 4,000 rows against the joint distribution of the plain model, by a chi-square test."""
     model, prompt, count = model_of("llama"), prompts_of(1)[0], 4000
