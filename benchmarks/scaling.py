@@ -15,6 +15,7 @@ large teacher costs on paper; with `--only`, parts that the JSON has from earlie
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import subprocess
@@ -45,6 +46,7 @@ from slimtts.pruning.surgery import remove_layers
 from slimtts.scoring.block_influence import block_influence
 from slimtts.scoring.set_search import ScoredSet, search_sets
 from slimtts.scoring.wli import speak_without_each_layer
+from slimtts.stages.distill_student import set_attention
 from slimtts.stages.evaluate_student import describe_machine
 from slimtts.stages.prune_layers import prune_layers
 from slimtts.stages.score_layers import forced_batches, open_recognizer, transcriber
@@ -193,11 +195,14 @@ def measure_pruning(bench: Bench) -> list[Series]:
 def measure_distillation(bench: Bench) -> list[Series]:
     """A step of the default preset, the second of two: teacher forward, student forward and backward."""
     series = Series("distill_student: a step", ("(teacher's + 3 x student's layers) x tokens", "targets"))
-    device = next(bench.teacher.model.parameters()).device
+    teacher, preset = copy.deepcopy(bench.teacher.model), PRESETS["default"]
+    device = next(teacher.parameters()).device
+    set_attention(teacher, is_trained=False, knobs=bench.params.distill_student, preset=preset)
     for size, kept in [(size, kept) for kept in (3, 6, 9) for size in bench.sizes]:
         batches = forced_batches(bench.teacher, bench.tasks("selection", 3 * size))
-        student = remove_layers(bench.teacher.model, range(kept)).train().requires_grad_(True)
-        loss_of = HealingLoss(PRESETS["default"], bench.teacher.layout, bench.teacher.model, tuple(range(kept)))
+        student = remove_layers(teacher, range(kept)).train().requires_grad_(True)
+        set_attention(student, is_trained=True, knobs=bench.params.distill_student, preset=preset)
+        loss_of = HealingLoss(preset, bench.teacher.layout, teacher, tuple(range(kept)))
         optimizers = make_optimizers(student, bench.params.distill_student.optimizer)
 
         def step(

@@ -19,6 +19,7 @@ from slimtts.decoding.speculative import SpeculationCounts, speak_with_draft
 from slimtts.decoding.streaming import WindowedCodec, stream_audio, stream_codes
 from slimtts.errors import InvalidInputError
 from slimtts.params import DecodingParams, TeacherParams
+from slimtts.quantization.placement import place_for_speech
 from slimtts.results import Voices
 from slimtts.teachers.base import Prompt, Teacher
 from slimtts.teachers.loading import load_beside, load_teacher
@@ -65,6 +66,7 @@ class Speaker:
         """
         params = TeacherParams(family="nano", source="bundled") if folder is None else params_of(Path(folder))
         model = load_teacher(params)
+        place_for_speech(model.model)
         if folder is not None and (Path(folder) / VOICES).is_file():
             voices = read_voices(Path(folder) / VOICES, model)
         else:
@@ -102,6 +104,7 @@ class Speaker:
             InvalidInputError: as `speak`; no such rule, or no student of this model.
         """
         student, prompt = load_beside(self.model, Path(draft)), self._prompt(text, voice, "", ())
+        place_for_speech(student.model)
         made, counts = speak_with_draft(self.model, student, self._as_written(text), prompt, self.decoding, rule)
         samples: np.ndarray = self.model.audio(made.codes).numpy()
         return samples, counts

@@ -20,6 +20,7 @@ from slimtts.data.manifest import Utterance
 from slimtts.decoding.generation import spoken_bias, spoken_head
 from slimtts.decoding.teacher_forcing import collate, forced_sequence, hidden_states
 from slimtts.evaluation.statistics import bootstrap_mean
+from slimtts.quantization.placement import place_for_speech
 from slimtts.results import AgreementBin, AgreementReport, Interval, SystemAgreement
 from slimtts.teachers.base import Prompt, Teacher
 from slimtts.teachers.loading import load_beside
@@ -62,25 +63,32 @@ def measure_agreement(
     Raises:
         InvalidInputError: no utterances, or a folder without a complete checkpoint.
     """
-    expected, systems = target_states(load_beside(teacher, teacher.folder), spoken), {}
+
+    def states(folder: Path) -> TargetStates:
+        system = load_beside(teacher, folder)
+        place_for_speech(system.model)
+        return target_states(system, spoken)
+
+    expected, systems = states(teacher.folder), {}
     for name, folder in folders.items():
-        found = position_agreement(expected, target_states(load_beside(teacher, folder), spoken))
+        found = position_agreement(expected, states(folder))
         systems[name] = summarize_agreement(found, samples, seed)
     return AgreementReport(utterances=len(spoken), systems=systems)
 
 
 @torch.inference_mode()
 def target_states(system: Teacher, spoken: Sequence[tuple[Utterance, Prompt]]) -> TargetStates:
-    """Told the recorded codes; on the CPU, whatever the model runs on."""
+    """Told the recorded codes; on the CPU in fp32, whatever the model runs on."""
     sequences = [forced_sequence(system, utterance, prompt) for utterance, prompt in spoken]
     states: dict[int, torch.Tensor] = {}
     for group in token_budget_batches([len(s.ids) for s in sequences], TOKENS_PER_BATCH):
         batch = collate([sequences[i] for i in group], system.layout.pad_id)
         batch = batch.to(next(system.model.parameters()).device)
-        hidden = hidden_states(system.model, batch)[batch.is_target].cpu()
+        hidden = hidden_states(system.model, batch)[batch.is_target].cpu().float()
         states |= zip(group, hidden.split([len(sequences[i].targets) for i in group]), strict=True)
     head, bias = spoken_head(system.model, system.layout), spoken_bias(system.model, system.layout)
-    return TargetStates([states[i] for i in range(len(spoken))], head.cpu(), None if bias is None else bias.cpu())
+    bias = None if bias is None else bias.cpu().float()
+    return TargetStates([states[i] for i in range(len(spoken))], head.cpu().float(), bias)
 
 
 @torch.inference_mode()

@@ -22,6 +22,7 @@ from slimtts.decoding.lean_pool import lean_pool
 from slimtts.decoding.plain import plain_steps
 from slimtts.decoding.streaming import WindowedCodec, stream_audio, stream_codes
 from slimtts.params import DecodingParams, TeacherParams
+from slimtts.quantization.placement import place_for_speech
 from slimtts.results import SpeedResult
 from slimtts.teachers.base import Prompt, Teacher
 from slimtts.teachers.loading import load_beside, load_teacher
@@ -105,6 +106,7 @@ def measure_here(job: SpeedJob) -> SpeedResult:
     """Speaks the texts one at a time; an utterance without audio counts its time and no seconds."""
     torch.set_num_threads(job.threads)
     teacher = load_beside(load_teacher(job.teacher, with_model=False), job.model_folder)
+    place_for_speech(teacher.model)
     device = next(teacher.model.parameters()).device
     order = [*range(min(WARM_UP_UTTERANCES, len(job.texts))), *range(len(job.texts))]
     prompts = [teacher.prompt_ids(text, prompt) for text, prompt in zip(job.texts, job.prompts, strict=True)]

@@ -26,6 +26,11 @@ def place(model: Any, device: torch.device, dtype: torch.dtype) -> Any:
     return model
 
 
+def place_for_speech(model: Any) -> Any:
+    """The same model where it speaks fastest: on CUDA in bf16 when a device is visible, else as it is."""
+    return place(model, torch.device("cuda"), torch.bfloat16) if torch.cuda.is_available() else model
+
+
 def _usable(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     from torchao.quantization import Float8Tensor, Int8Tensor
 

@@ -28,6 +28,7 @@ from slimtts.evaluation.word_errors import WordErrors, corpus_wer, count_word_er
 from slimtts.params import Params
 from slimtts.progress import progress_bar
 from slimtts.quantization.memory import weight_bytes
+from slimtts.quantization.placement import place_for_speech
 from slimtts.results import EvaluationReport, PairedGap, SubsetReport
 from slimtts.shared_work import make_items, progress_of
 from slimtts.stages.benchmark_set import BenchmarkSet, open_benchmark
@@ -184,6 +185,8 @@ class Hearing:
     def hear_system(self, folder: Path, out: Path) -> None:
         """heard.json and codes.json, by id, of the checkpoint in `folder`."""
         system = load_beside(self.teacher, folder)
+        weight_mb = weight_bytes(system.model) / 2**20
+        place_for_speech(system.model)
         ids = [system.prompt_ids(t.utterance.text, t.prompt) for t in self.tasks]
         spoken = generate(system.model, system.layout, ids, self.params.decoding)
         waves = [self.teacher.audio(s.codes) for s in spoken]
@@ -194,7 +197,7 @@ class Hearing:
         heard = Heard(
             model.config.num_hidden_layers,
             model.num_parameters(),
-            weight_bytes(model) / 2**20,
+            weight_mb,
             system.weights_sha256,
             *names,
             items,
@@ -229,6 +232,7 @@ def hearing_progress(
     marks = (
         params.teacher, params.decoding, params.recogniser, knobs.mos_utterances, knobs.language, knobs.similarity,
         benchmark.sha256, [(group.name, group.sha256, group.takes) for group in groups], data,
+        torch.cuda.is_available(),
     )  # fmt: skip
     return progress_of(workspace.evaluation_progress, CODE, *marks)
 

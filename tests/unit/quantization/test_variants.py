@@ -11,9 +11,10 @@ from slimtts.decoding.generation import generate
 from slimtts.decoding.teacher_forcing import ForcedSequence, collate, hidden_states
 from slimtts.errors import InvalidInputError
 from slimtts.params import DecodingParams, VariantName
+from slimtts.quantization import placement
 from slimtts.quantization.folders import apply_variant, write_variant
 from slimtts.quantization.memory import stored_bytes, weight_bytes, weight_sizes
-from slimtts.quantization.placement import place
+from slimtts.quantization.placement import place, place_for_speech
 from slimtts.quantization.sparsity import decoder_linears, input_norms, is_two_of_four, kept_weights, make_sparse
 from slimtts.quantization.variants import NAMES, VARIANTS, variant_of
 from slimtts.teachers.checkpoint import hash_weights, load_language_model
@@ -236,3 +237,13 @@ def test_damaged_eight_bit_weights_are_an_error_of_one_line(source, tmp_path):
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(InvalidInputError, match="complete safetensors"):
         load_language_model(out)
+
+
+@pytest.mark.parametrize("has_cuda", [False, True])
+def test_speech_is_made_on_cuda_in_bf16_when_there_is_one(monkeypatch, has_cuda):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    monkeypatch.setattr(placement, "place", lambda model, *where: asked.append(where) or model)
+    model = object()
+    assert place_for_speech(model) is model
+    assert asked == ([(torch.device("cuda"), torch.bfloat16)] if has_cuda else [])
