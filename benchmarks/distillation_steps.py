@@ -17,18 +17,23 @@ from slimtts.data.token_corpus import load_token_corpus
 from slimtts.decoding.teacher_forcing import ForcedSequence, forced_sequence
 from slimtts.distill import losses
 from slimtts.distill.acceleration import accelerated, allow_tf32, compiled_chunk_gradient, hold_linears_in
-from slimtts.distill.attention import use_grouped_attention
 from slimtts.distill.healing import PRESETS, HealingLoss
-from slimtts.distill.packing import use_varlen_attention
 from slimtts.distill.teacher_cache import TeacherCache, TeacherIdentity
 from slimtts.distill.training import CLIP_NORM, make_optimizers, mixed_precision, multiplies_bf16
-from slimtts.params import TeacherParams
+from slimtts.params import TeacherParams, load_params
 from slimtts.pruning.surgery import remove_layers
+from slimtts.stages.distill_student import set_attention
 from slimtts.teachers.base import Prompt
 from slimtts.teachers.loading import load_teacher
 from slimtts.teachers.nano import bundle_folder
 
+ROOT = Path(__file__).parent.parent
 PRESET, RATE = PRESETS["default"], 1e-4
+# What a step's attention depends on.
+KNOBS = {
+    batching: load_params(ROOT / "params.yaml").distill_student.model_copy(update={"packed_row_tokens": row_tokens})
+    for batching, row_tokens in (("sorted", 0), ("packed", 1024))
+}
 CODES_A_SECOND = {"llasa-1b": 50, "cosyvoice2": 25}
 
 
@@ -225,10 +230,7 @@ class Ours(Step):
         compiled = self.is_compiled
         allow_tf32(self.device)
         for model, is_trained in ((self.teacher, False), (self.student, True)):
-            if self.device.type == "cuda" and self.batching == "packed":
-                use_varlen_attention(model)
-            elif self.device.type == "cpu" and (is_trained or self.batching != "packed"):
-                use_grouped_attention(model)
+            set_attention(model, is_trained, KNOBS[self.batching], PRESET)
         if multiplies_bf16(self.device):
             hold_linears_in(self.teacher, torch.bfloat16)
         of_chunk = {"of_chunk": compiled_chunk_gradient()} if compiled else {}

@@ -61,3 +61,14 @@ def test_a_healing_loss_is_the_same_with_it(teacher, kind, packed):
     assert terms_grouped == pytest.approx(terms, rel=1e-5)
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_a_cache_goes_on_where_it_was():
+    """A trained model may be asked to speak by its own forward."""
+    model, ids = tiny_model("llama"), torch.arange(12).view(2, 6)
+    use_grouped_attention(model)
+    with torch.no_grad():
+        whole = model(input_ids=ids).logits
+        first = model(input_ids=ids[:, :4], use_cache=True)
+        rest = model(input_ids=ids[:, 4:], past_key_values=first.past_key_values).logits
+    torch.testing.assert_close(torch.cat([first.logits, rest], 1), whole)
