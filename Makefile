@@ -29,7 +29,7 @@ FIND_UV = uv=$$(command -v uv || true); \
 CHROMIUM ?= $(shell command -v chromium)
 UNLESS_CHROMIUM = $(if $(CHROMIUM),, and not browser)
 
-.PHONY: help install demo test lint ui deploy stack stack-stop stack-status lock clean
+.PHONY: help install demo test hostile lint ui deploy stack stack-stop stack-status lock clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
@@ -54,7 +54,10 @@ demo: $(INSTALLED) ## the whole pipeline on the bundled teacher; PROFILE=full fo
 	python -m flows.compress_model --profile $(PROFILE) --name $(NAME)
 
 test: lint $(STACK_INSTALLED) ## what CI runs: lint, types, imports, and all tests but those that take minutes or a GPU
-	python -m pytest -m "not gpu and not pipeline and not faults$(UNLESS_CHROMIUM)"
+	python -m pytest -m "not gpu and not pipeline and not faults and not hostile$(UNLESS_CHROMIUM)"
+
+hostile: $(INSTALLED) ## damaged and malicious files and requests: nothing crashes, hangs or passes unseen
+	python -m pytest -m hostile tests/hostile
 
 lint: $(INSTALLED) ## style, types, and who may import whom
 	ruff check .
