@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 
 import torch
 
+# CUDA records one graph at a time in a process, and nobody may empty the allocator's cache meanwhile.
+_RECORDING = threading.Lock()
 WARM_UP_STEPS = 2  # libraries choose kernels and workspaces in the first calls, which must not be recorded
 
 
@@ -23,7 +26,8 @@ class StepGraphs:
     def run(self, width: int) -> None:
         """One step."""
         if width not in self._graphs:
-            self._graphs[width] = self._record(width)
+            with _RECORDING:
+                self._graphs[width] = self._record(width)
         self._graphs[width].replay()
 
     def _record(self, width: int) -> torch.cuda.CUDAGraph:

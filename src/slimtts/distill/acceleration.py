@@ -62,7 +62,7 @@ def compiled_chunk_gradient() -> ChunkGradient:
     return compiled
 
 
-def allow_tf32(device: torch.device) -> None:
+def allow_tf32(device: torch.device, allowed: bool = True) -> None:
     """Lets CUDA multiply what is left in fp32 with TF32's 10 bits, more than bf16 has."""
     if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cuda.matmul.allow_tf32 = allowed

@@ -27,6 +27,7 @@ from slimtts.distill.distributed import ALONE, World
 from slimtts.distill.healing import AddUp, Part
 from slimtts.distill.muon import BatchedMuon
 from slimtts.errors import InvalidInputError
+from slimtts.machine import prepare_cuda
 from slimtts.params import DistillStudentParams
 from slimtts.results import TrainingReport
 
@@ -60,6 +61,7 @@ def pick_device(wanted: str, local_rank: int = 0) -> torch.device:
             "lower distill_student.processes",
         )
     torch.cuda.set_device(local_rank)
+    prepare_cuda(torch.device("cuda"))
     return torch.device("cuda")
 
 
@@ -137,15 +139,17 @@ def _backward(
         with world.gathering(learner, is_last_part=number == len(parts)):
             with mixed_precision(device):
                 loss, terms = learner(part)
-            if not math.isfinite(loss.item()):
-                raise InvalidInputError(
-                    f"training {job.name}, step {step}",
-                    f"loss {loss.item()}",
-                    "a finite loss",
-                    "lower distill_student.learning_rate; the last checkpoint is kept",
-                )
             (loss * world.size).backward()  # the processes' gradients are averaged, and we want their sum
-        totals |= {name: totals.get(name, 0.0) + value for name, value in [("loss", loss.item()), *terms.items()]}
+        values = torch.stack([loss.detach(), *terms.values()]).tolist()  # asked for once: the device works on till then
+        if not math.isfinite(values[0]):
+            raise InvalidInputError(
+                f"training {job.name}, step {step}",
+                f"loss {values[0]}",
+                "a finite loss",
+                "lower distill_student.learning_rate; the last checkpoint is kept",
+            )
+        for name, value in zip(("loss", *terms), values, strict=True):
+            totals[name] = totals.get(name, 0.0) + value
     summed = world.add_up(torch.tensor(list(totals.values()), dtype=torch.float64))
     return dict(zip(totals, summed.tolist(), strict=True))
 

@@ -41,6 +41,9 @@ def built_from(model: Any, config: Any, state: Mapping[str, torch.Tensor]) -> An
         built = type(model)(config)
     built.tie_weights()
     built.to(dtype=model.dtype, device=model.device)
+    for name, module in built.named_modules():
+        if hasattr(module, "inv_freq"):  # `to` has rounded it; in bf16 an angle at position 1,000 is wrong by 0.44 rad
+            module.inv_freq = model.get_submodule(name).inv_freq.clone()
     built.load_state_dict(state, strict=True)
     built.generation_config = copy.deepcopy(model.generation_config)
     return built.train(model.training)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from slimtts.machine import prepare_cuda
 from slimtts.quantization.sparsity import decoder_linears, is_two_of_four
 
 SPARSE_TYPES = (torch.float16, torch.bfloat16)
@@ -20,10 +21,24 @@ SPARSE_SHAPE = (32, 64)  # outputs and inputs divide by these; CUTLASS's limits 
 
 def place(model: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """The same model, moved; weights of the decoder's linear layers in the form that is fastest to use there."""
+    prepare_cuda(device)
+    angles = rotary_buffers(model)
     model.to(device=device, dtype=dtype)
+    for module, name, buffer in angles:  # in bf16 an angle at position 1,000 is wrong by 0.44 rad
+        setattr(module, name, buffer.to(device))
     for linear in decoder_linears(model).values():
         linear.weight = nn.Parameter(_usable(linear.weight.detach(), dtype), requires_grad=False)
     return model
+
+
+def rotary_buffers(model: Any) -> list[tuple[nn.Module, str, torch.Tensor]]:
+    """The frequencies of its rotary embeddings, which stay in fp32 whatever the weights are in."""
+    return [
+        (module, name, buffer)
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name in ("inv_freq", "original_inv_freq")
+    ]
 
 
 def place_for_speech(model: Any) -> Any:
