@@ -162,8 +162,9 @@ def _slots(
     columns = max(len(prompt) for ask in asks for prompt in ask.prompts) + decoding.max_new_tokens
     columns = -(-columns // COLUMN_STEP) * COLUMN_STEP
     key: Hashable = None
-    if mix is None and not skips and (rows == 1 or runs_ahead(pool.lean.embeddings.device)):
-        key = (rows, columns, passes, decoding)
+    ahead = runs_ahead(pool.lean.embeddings.device)
+    if mix is None and (ahead or (rows == 1 and not skips)):
+        key = (rows, columns, passes, decoding, skips)
     return pool.borrowed(key, lambda: RowSlots(pool.lean, layout, decoding, rows, columns, passes, mix, skips))
 
 

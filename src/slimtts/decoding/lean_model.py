@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from slimtts.decoding.heads import padded_rows
 from slimtts.decoding.lean_parts import Matrix, Norm, matrix, norm, normed, product
 
 
@@ -90,7 +91,8 @@ class LeanModel:
         self.embeddings = inner.embed_tokens.weight.detach()
         self.layers = [_lean_layer(layer) for layer in inner.layers]
         self.norm = norm(inner.norm.weight, inner.norm.variance_epsilon)
-        self.head, self.bias = matrix(head), bias
+        self.spoken = len(head)
+        self.head, self.bias = matrix(padded_rows(head)), None if bias is None else padded_rows(bias)
         self._rotary = inner.rotary_emb
         self.compiled = compiled
         # One compilation serves all layers; attention stays outside, because its width changes.
@@ -115,7 +117,7 @@ class LeanModel:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Hidden [B, D] behind the last layer -> [B, V], fp32."""
-        return product(normed(hidden, self.norm), self.head, self.bias).float()
+        return product(normed(hidden, self.norm), self.head, self.bias)[:, : self.spoken].float()
 
     def prefill(
         self,

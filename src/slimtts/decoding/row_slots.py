@@ -26,6 +26,7 @@ from slimtts.teachers.base import SpeechTokenLayout
 Mix = Callable[[torch.Tensor], torch.Tensor]
 CHUNK = 4  # steps on CUDA between two looks at who has ended; more waste steps behind an END
 WIDTH_STEP = 256  # columns: attention on CUDA reads multiples of it, a graph each
+COLUMN_MULTIPLE = 16  # attention kernels on CUDA read masks of such widths; others are padded in every layer
 LEAST_REUSED = 8  # tokens of a prompt that are worth more than the call that saves them
 
 
@@ -84,7 +85,8 @@ class RowSlots:
         self._chunk = CHUNK if self.ahead else 1
         lanes, steps = rows * passes, decoding.max_new_tokens
         with torch.inference_mode(), self._device:
-            self._cache = StaticCache(lean, lanes, columns + 2 * self._chunk)
+            columns = -(-(columns + 2 * self._chunk) // COLUMN_MULTIPLE) * COLUMN_MULTIPLE
+            self._cache = StaticCache(lean, lanes, columns)
             self._ids = torch.zeros(lanes, dtype=torch.long)
             self._positions = torch.zeros(lanes, dtype=torch.long)
             self._told = torch.zeros(rows, dtype=torch.long)
@@ -205,8 +207,8 @@ class RowSlots:
         self._told.add_(1)
 
     @torch.inference_mode()
-    def advance(self) -> None:
-        """A code more of every row, or `CHUNK` codes when steps run ahead."""
+    def advance(self) -> int:
+        """A code more of every row, or `CHUNK` codes when steps run ahead; gives how many."""
         limit = self._decoding.max_new_tokens
         if any(ask is None and told >= limit for ask, told in zip(self._asks, self._told_here, strict=True)):
             self._rest()
@@ -220,6 +222,7 @@ class RowSlots:
             self._at = [position + 1 for position in self._at]
         self._told_here = [told + self._chunk for told in self._told_here]
         self._on_the_way.append(self._look())
+        return self._chunk
 
     def _replay(self, width: int) -> None:
         if self._device.type != "cuda":

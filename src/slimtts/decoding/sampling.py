@@ -21,14 +21,25 @@ def sample(
     """
     if temperature == 0:
         return logits.argmax(-1)
-    probabilities, order = torch.softmax(logits / temperature, -1).sort(-1, descending=True)
-    cumulative = probabilities.cumsum(-1)
-    probabilities = probabilities.masked_fill(cumulative - probabilities >= top_p, 0)
-    if top_k:
-        probabilities[:, top_k:] = 0
+    probabilities, order = likeliest(torch.softmax(logits / temperature, -1), top_p, top_k)
     cumulative = probabilities.cumsum(-1)
     rank = (cumulative < uniform.unsqueeze(-1) * cumulative[:, -1:]).sum(-1, keepdim=True)
-    return order.gather(-1, rank.clamp(max=logits.shape[-1] - 1)).squeeze(-1)
+    rank = rank.clamp(max=probabilities.shape[-1] - 1)
+    return (rank if order is None else order.gather(-1, rank)).squeeze(-1)
+
+
+def likeliest(probabilities: torch.Tensor, top_p: float, top_k: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Of [B, V] those within both limits, 0 for the others, and their ids, in falling order; `top_k` 0 is no limit.
+
+    Without a limit they come as they are, and the ids are None: a sort of a large vocabulary costs as much as a layer.
+    """
+    if top_p >= 1 and not top_k:
+        return probabilities, None
+    if top_k:
+        ordered, order = probabilities.topk(min(top_k, probabilities.shape[-1]), -1)
+    else:
+        ordered, order = probabilities.sort(-1, descending=True)
+    return ordered.masked_fill(ordered.cumsum(-1) - ordered >= top_p, 0), order
 
 
 def codes_met(prompts: Sequence[Sequence[int]], layout: SpeechTokenLayout) -> torch.Tensor:

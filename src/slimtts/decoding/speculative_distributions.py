@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from slimtts.decoding import ras
-from slimtts.decoding.sampling import penalized
+from slimtts.decoding.sampling import likeliest, penalized
 from slimtts.params import DecodingParams
 
 LARGEST_UNIFORM = 1 - 2**-22  # so that rounding in fp32 leaves its product with a sum below the sum
@@ -16,12 +16,9 @@ LARGEST_UNIFORM = 1 - 2**-22  # so that rounding in fp32 leaves its product with
 
 def truncated(probabilities: torch.Tensor, top_p: float, top_k: int) -> torch.Tensor:
     """The likeliest ids of [T, V] as `sampling.sample` limits them, renormalised; `top_k` 0 is no limit."""
-    if top_p >= 1 and not top_k:
+    ordered, order = likeliest(probabilities, top_p, top_k)
+    if order is None:
         return probabilities
-    ordered, order = probabilities.sort(-1, descending=True)
-    ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= top_p, 0)
-    if top_k:
-        ordered[:, top_k:] = 0
     return torch.zeros_like(probabilities).scatter(-1, order, ordered / ordered.sum(-1, keepdim=True))
 
 

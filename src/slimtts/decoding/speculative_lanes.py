@@ -117,7 +117,10 @@ class LeanLane(Lane):
         tokens, mask = len(hidden), None
         width = place.stop if isinstance(place, slice) else width
         if tokens > 1 or isinstance(place, torch.Tensor):
-            mask = (self.columns[:width] <= self.columns[place].unsqueeze(1)).repeat(groups, 1)  # [G T, W]
+            unseen = self.columns[:width] > self.columns[place].unsqueeze(1)
+            # As numbers, which attention would make of it in every layer.
+            mask = torch.zeros(unseen.shape, dtype=hidden.dtype, device=self.device).masked_fill_(unseen, -torch.inf)
+            mask = mask.repeat(groups, 1)  # [G T, W]
         for layer, (keys, values) in zip(lean.layers, self.cache.layers, strict=True):
             q, k, v = before_attention(hidden, layer, turn, shape)
             keys[0][:, place], values[0][:, place] = k.transpose(0, 1), v.transpose(0, 1)

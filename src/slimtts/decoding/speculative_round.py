@@ -13,6 +13,7 @@ import torch
 
 from slimtts.decoding import ras
 from slimtts.decoding.cuda_graphs import StepGraphs
+from slimtts.decoding.row_slots import COLUMN_MULTIPLE
 from slimtts.decoding.sampling import codes_met
 from slimtts.decoding.speculative_distributions import distributions, drawn
 from slimtts.decoding.speculative_lanes import Lane, LeanLane, Place
@@ -38,7 +39,7 @@ class Rounds:
             self._uniforms = torch.zeros(decoding.max_new_tokens + more, 2 * length + 1)
             self._report = torch.zeros(length + 2, dtype=torch.long)
         for lane in (target, draft):
-            lane.reserve(self.room + more)
+            lane.reserve(-(-(self.room + more) // COLUMN_MULTIPLE) * COLUMN_MULTIPLE)
         self._graphs: StepGraphs | None = None
         if target.device.type == "cuda" and isinstance(target, LeanLane) and isinstance(draft, LeanLane):
             self._graphs = StepGraphs(self._round, [self._told, self._said, self._met, target.ids, draft.ids])

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, Self
 
 import torch
 
@@ -43,15 +44,34 @@ class ForcedBatch:
         """bool [B, T]."""
         return self.targets != NO_TARGET
 
-    def to(self, device: torch.device) -> ForcedBatch:
+    @cached_property
+    def target_places(self) -> torch.Tensor:
+        """int64 [P]: where the targets stand among the B x T positions, row by row."""
+        return self.is_target.flatten().nonzero().flatten()
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """int64 [P]: the targets themselves."""
+        return self.targets.flatten().index_select(0, self.target_places)
+
+    def at_targets(self, values: torch.Tensor) -> torch.Tensor:
+        """Values [B, T, D] at the target positions [P, D]."""
+        return values.flatten(0, 1).index_select(0, self.target_places)
+
+    def to(self, device: torch.device) -> Self:
         """The same batch on a device."""
-        return replace(
-            self,
-            ids=self.ids.to(device),
-            targets=self.targets.to(device),
-            without_text=self.without_text and self.without_text.to(device),
-            without_voice=self.without_voice and self.without_voice.to(device),
-        )
+        moved = replace(self, **self._moved(device))
+        # Counted where the batch was made: on CUDA a count waits for all work before it.
+        moved.__dict__["target_places"] = self.target_places.to(device, non_blocking=True)
+        return moved
+
+    def _moved(self, device: torch.device) -> dict[str, Any]:
+        return {
+            "ids": self.ids.to(device, non_blocking=True),
+            "targets": self.targets.to(device, non_blocking=True),
+            "without_text": self.without_text and self.without_text.to(device),
+            "without_voice": self.without_voice and self.without_voice.to(device),
+        }
 
 
 def forced_sequence(

@@ -6,6 +6,7 @@ The batch of a step depends on the seed and the step alone, so a resumed run see
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -139,8 +140,12 @@ class PairSampler:
         return [collate_packed([rows[i] for i in step], width, self.teacher.layout.pad_id) for step in steps]
 
     def from_step(self, first: int) -> Iterator[ForcedBatch]:
-        """Batches of step `first`, `first` + 1, ..."""
-        pool, skip = divmod(first, STEPS_A_POOL)
-        while True:
-            yield from self._pool(pool)[skip:]
-            pool, skip = pool + 1, 0
+        """Batches of step `first`, `first` + 1, ...; the next pool is made on a thread while a device works on this."""
+        number, skip = divmod(first, STEPS_A_POOL)
+        with ThreadPoolExecutor(1, "batches") as ahead:
+            upcoming = ahead.submit(self._pool, number)
+            while True:
+                pool, number = upcoming.result(), number + 1
+                upcoming = ahead.submit(self._pool, number)
+                yield from pool[skip:]
+                skip = 0

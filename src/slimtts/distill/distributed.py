@@ -37,8 +37,8 @@ class Learner(nn.Module):
         super().__init__()
         self.student = student
 
-    def forward(self, part: Part) -> tuple[torch.Tensor, dict[str, float]]:
-        """Loss with gradient, and the terms as numbers."""
+    def forward(self, part: Part) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Loss with gradient, and the terms without."""
         return part(self.student)
 
 

@@ -15,6 +15,8 @@ from typing import Any, Protocol
 import torch
 from torch.nn import functional as F
 
+from slimtts.decoding.heads import padded_rows
+
 # 256 x 4,097 fp32 are 4 MB: on a CPU 128 to 512 measured alike, 64 and 1,024 slower (2026-11-21, Zen 4). A GPU reads
 # the head and its gradient once a chunk, 1.1 GB for 65,537 rows of 2,048, so that its chunks are longer.
 CHUNK_POSITIONS = {"cpu": 256, "cuda": 1024}
@@ -130,8 +132,9 @@ class _HeadLoss(torch.autograd.Function):
         of_chunk: ChunkGradient,
     ) -> Any:
         device, dtype = hidden.device.type, product_type(hidden)
-        h, w = hidden.to(dtype), head.to(dtype)
-        hidden_grad, head_grad = torch.empty_like(h), torch.zeros(head.shape, device=head.device)
+        h, w, spoken = hidden.to(dtype), padded_rows(head.to(dtype)), len(head)
+        hidden_grad, head_grad = torch.empty_like(h), torch.zeros(w.shape, device=head.device)
+        padded = torch.zeros(chunk, len(w), dtype=dtype, device=head.device) if len(w) > spoken else None
         sums = torch.zeros(2, device=hidden.device)
         # A compiled function is compiled anew for a number that changes from step to step, not for a tensor.
         scale = share if of_chunk is chunk_gradient else torch.tensor(share, device=hidden.device)
@@ -139,14 +142,18 @@ class _HeadLoss(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             for start in range(0, len(targets), chunk):
                 rows = slice(start, start + chunk)
-                logits = F.linear(h[rows], w).float()
+                logits = F.linear(h[rows], w)[:, :spoken].float()
                 taught = teacher(rows).float() if speaks else None
                 gradient, of_rows = of_chunk(logits, targets[rows], taught, scale, terms)
                 sums += of_rows
-                gradient = gradient.to(dtype)
+                if padded is None:
+                    gradient = gradient.to(dtype)
+                else:
+                    padded[: len(gradient), :spoken] = gradient
+                    gradient = padded[: len(gradient)]
                 torch.mm(gradient, w, out=hidden_grad[rows])
                 head_grad += gradient.T @ h[rows]
-        ctx.save_for_backward(hidden_grad.to(hidden.dtype), head_grad.to(head.dtype))
+        ctx.save_for_backward(hidden_grad.to(hidden.dtype), head_grad[:spoken].to(head.dtype))
         cross_entropy, skew_kl = sums.unbind()
         total = terms.cross_entropy * cross_entropy + terms.skew_kl * skew_kl
         ctx.mark_non_differentiable(cross_entropy, skew_kl)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from slimtts.decoding.generation import trained_head
 from slimtts.decoding.guidance import UNGUIDED, Guidance, guided_log_probabilities
+from slimtts.decoding.heads import padded_rows
 from slimtts.decoding.teacher_forcing import ForcedBatch
 from slimtts.distill import losses
 from slimtts.distill.head_loss import ChunkGradient, HeadTerms, TeacherLogits, chunk_gradient, head_loss, product_type
@@ -73,15 +74,16 @@ class Signals:
     attentions: list[torch.Tensor]
     hidden: torch.Tensor
     head: torch.Tensor
+    labels: int | None = None  # rows of the head, where there are more of them than ids that can be a label
 
     def logits(self, rows: slice = slice(None)) -> torch.Tensor:
         """[C, V] at some of the target positions."""
-        return F.linear(self.hidden[rows], self.head)
+        return F.linear(self.hidden[rows], self.head)[:, : self.labels]
 
     def as_multiplied(self) -> Signals:
         """With hidden and head in the type of autocast, for logits that are asked for when it is off."""
         dtype = product_type(self.hidden)
-        return replace(self, hidden=self.hidden.to(dtype), head=self.head.to(dtype))
+        return replace(self, hidden=self.hidden.to(dtype), head=padded_rows(self.head.to(dtype)), labels=len(self.head))
 
 
 @contextmanager
@@ -114,7 +116,7 @@ def signals(model: Any, layout: SpeechTokenLayout, batch: ForcedBatch, with_atte
     if with_attention and not out.attentions:
         raise ValueError("attention probabilities need model.set_attn_implementation('eager')")
     head = output_head(model, layout)
-    hidden = _as_wide_as(head, out.last_hidden_state[batch.is_target])
+    hidden = _as_wide_as(head, batch.at_targets(out.last_hidden_state))
     return Signals(embedding, layers, list(out.attentions or []), hidden, head)
 
 
@@ -127,8 +129,8 @@ def _as_wide_as(head: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
 AddUp = Callable[[torch.Tensor], torch.Tensor]
 # Of a batch: what its output head sees at the target positions [P, D], and the outputs of the matched layers there.
 Memories = tuple[torch.Tensor, list[torch.Tensor]]
-# Model -> loss with gradient, and every term as a number, for one part of a step's batch.
-Part = Callable[[Any], tuple[torch.Tensor, dict[str, float]]]
+# Model -> loss with gradient, and every term without one, for one part of a step's batch. Nothing waits for the device.
+Part = Callable[[Any], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 
 
 class TeacherMemory(Protocol):
@@ -177,7 +179,8 @@ class HealingLoss:
     def __call__(self, student: Any, batch: ForcedBatch) -> tuple[torch.Tensor, dict[str, float]]:
         """Total loss with gradient, and every term as a number."""
         (part,) = self.parts([batch], int(batch.is_target.sum()), lambda values: values)
-        return part(student)
+        total, terms = part(student)
+        return total, {name: value.item() for name, value in terms.items()}
 
     def parts(self, batches: Sequence[ForcedBatch], count: int, add_up: AddUp) -> list[Part]:
         """The loss of a step whose batch was split: what the parts give the student adds up to the whole's loss.
@@ -201,7 +204,7 @@ class HealingLoss:
 
     def _lesson(self, batch: ForcedBatch) -> Lesson:
         """What the teacher says about a batch, of which only the target positions are kept."""
-        preset, mask, speaks = self.preset, batch.is_target, self.preset.skew_kl > 0
+        preset, speaks = self.preset, self.preset.skew_kl > 0
         if self.memory is not None:
             hidden, layers = self.memory.recall(batch, self._hear)
             head = output_head(self.teacher_model, self.layout)
@@ -210,33 +213,32 @@ class HealingLoss:
         t = signals(self.teacher_model, self.layout, batch, preset.needs_attention)
         return Lesson(
             self._guided(t.as_multiplied(), batch) if speaks else None,
-            [t.layers[m][mask] for m in self.matches] if preset.latent else (),
+            [batch.at_targets(t.layers[m]) for m in self.matches] if preset.latent else (),
             [t.attentions[m] for m in self.matches] if preset.attention else (),
-            t.embedding[mask] if preset.embedding else None,
+            batch.at_targets(t.embedding) if preset.embedding else None,
         )
 
     def _hear(self, batch: ForcedBatch) -> Memories:
         """What is worth remembering of the teacher: enough to make its logits and its layers again."""
-        t, mask = signals(self.teacher_model, self.layout, batch, with_attention=False), batch.is_target
+        t = signals(self.teacher_model, self.layout, batch, with_attention=False)
         hidden = t.hidden[:, : t.embedding.shape[-1]]  # without the column that stands for a bias
-        return hidden, [t.layers[m][mask] for m in self.matches] if self.preset.latent else []
+        return hidden, [batch.at_targets(t.layers[m]) for m in self.matches] if self.preset.latent else []
 
     def _part(
         self, student: Any, batch: ForcedBatch, lesson: Lesson | None, count: int
-    ) -> tuple[torch.Tensor, dict[str, float]]:
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         preset = self.preset
         s = signals(student, self.layout, batch, preset.needs_attention)
         terms = self._hidden_terms(s, lesson, batch, count) if lesson else {}
         of_head = HeadTerms(preset.cross_entropy, preset.skew_kl, preset.skew, preset.temperature)
-        targets = batch.targets[batch.is_target]
         teacher_logits = lesson.logits if lesson else None
         total, *values = head_loss(
-            s.hidden, s.head, targets, teacher_logits, of_head, count=count, of_chunk=self.of_chunk
+            s.hidden, s.head, batch.labels, teacher_logits, of_head, count=count, of_chunk=self.of_chunk
         )
         total = total + sum(getattr(preset, name) * value for name, value in terms.items())
         terms |= dict(zip(("cross_entropy", "skew_kl"), values, strict=True))
         active = {name for name in terms if getattr(of_head, name, 1.0)}
-        return total, {name: value.item() for name, value in terms.items() if name in active}
+        return total, {name: value.detach() for name, value in terms.items() if name in active}
 
     def _guided(self, full: Signals, batch: ForcedBatch) -> TeacherLogits:
         """The teacher's distribution at some target positions, under guidance when there is any."""
@@ -257,7 +259,7 @@ class HealingLoss:
         preset, mask = self.preset, batch.is_target
         terms = {}
         if preset.latent:
-            pairs = [(rows[mask], taught) for rows, taught in zip(s.layers, lesson.layers, strict=True)]
+            pairs = [(batch.at_targets(rows), taught) for rows, taught in zip(s.layers, lesson.layers, strict=True)]
             if lesson.energies is None:
                 each = [losses.mean_squared(rows, taught, None, count) for rows, taught in pairs]
             else:
@@ -273,5 +275,5 @@ class HealingLoss:
                 [losses.attention_squared(a, taught, mask, count) for a, taught in matched]
             ).mean()
         if preset.embedding and lesson.embedding is not None:
-            terms["embedding"] = losses.mean_squared(s.embedding[mask], lesson.embedding, None, count)
+            terms["embedding"] = losses.mean_squared(batch.at_targets(s.embedding), lesson.embedding, None, count)
         return terms

@@ -31,10 +31,9 @@ class PackedBatch(ForcedBatch):
 
     positions: torch.Tensor | None = None
 
-    def to(self, device: torch.device) -> PackedBatch:
-        """The same batch on a device."""
-        positions = self.positions if self.positions is None else self.positions.to(device)
-        return PackedBatch(self.ids.to(device), self.targets.to(device), positions=positions)
+    def _moved(self, device: torch.device) -> dict[str, Any]:
+        positions = self.positions if self.positions is None else self.positions.to(device, non_blocking=True)
+        return super()._moved(device) | {"positions": positions}
 
 
 def pack(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:

@@ -84,7 +84,7 @@ def target_states(system: Teacher, spoken: Sequence[tuple[Utterance, Prompt]]) -
     for group in token_budget_batches([len(s.ids) for s in sequences], TOKENS_PER_BATCH):
         batch = collate([sequences[i] for i in group], system.layout.pad_id)
         batch = batch.to(next(system.model.parameters()).device)
-        hidden = hidden_states(system.model, batch)[batch.is_target].cpu().float()
+        hidden = batch.at_targets(hidden_states(system.model, batch)).cpu().float()
         states |= zip(group, hidden.split([len(sequences[i].targets) for i in group]), strict=True)
     head, bias = spoken_head(system.model, system.layout), spoken_bias(system.model, system.layout)
     bias = None if bias is None else bias.cpu().float()

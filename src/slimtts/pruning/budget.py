@@ -17,7 +17,10 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 from slimtts.decoding.generation import spoken_head
+from slimtts.decoding.lean_pool import lean_pool
+from slimtts.decoding.row_slots import Ask, RowSlots
 from slimtts.errors import InvalidInputError
+from slimtts.params import DecodingParams
 from slimtts.pruning.plan import check_keep_layers
 from slimtts.pruning.surgery import remove_layers
 from slimtts.teachers.base import SpeechTokenLayout
@@ -97,7 +100,24 @@ def _now_s(device: torch.device) -> float:
 
 @torch.inference_mode()
 def seconds_a_token(model: Any, layout: SpeechTokenLayout) -> float:
-    """One utterance: mean over decoded tokens, batch 1 with the key/value cache, after an untimed prompt."""
+    """One utterance: mean over decoded tokens, batch 1 with the key/value cache, after an untimed prompt.
+
+    By the decoder that will speak: on CUDA its recorded steps. END does not end it.
+    """
+    pool = lean_pool(model, layout)
+    if pool is None:
+        return _seconds_by_own_forward(model, layout)
+    decoding = DecodingParams(temperature=0.0, top_p=1.0, max_new_tokens=2 * DECODED_TOKENS, batch_rows=1, seed=0)
+    slots = RowSlots(pool.lean, layout, decoding, 1, PROMPT_TOKENS + 2 * DECODED_TOKENS)
+    slots.admit([Ask(0, ([layout.first_code_id] * PROMPT_TOKENS,), 0)])
+    slots.advance()  # records the step on CUDA
+    started, timed = _now_s(model.device), 0
+    while timed < DECODED_TOKENS:
+        timed += slots.advance()
+    return (_now_s(model.device) - started) / timed
+
+
+def _seconds_by_own_forward(model: Any, layout: SpeechTokenLayout) -> float:
     head, cache = spoken_head(model, layout), DynamicCache(config=model.config)
     ids = torch.full((1, PROMPT_TOKENS), layout.first_code_id, device=model.device)
     model.model(input_ids=ids, past_key_values=cache, use_cache=True)

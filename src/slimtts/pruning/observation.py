@@ -28,14 +28,14 @@ def observe_layers(model: Any, layers: Iterable[int], batch: ForcedBatch, see: S
 
     def keep_activation(index: int) -> Callable[..., None]:
         def keep(_: Any, args: tuple[torch.Tensor, ...]) -> None:
-            activations[index] = args[0][here.is_target]
+            activations[index] = here.at_targets(args[0])
 
         return keep
 
     def report(index: int) -> Callable[..., None]:
         def tell(_: Any, __: Any, output: Any) -> None:
             hidden = output[0] if isinstance(output, tuple) else output
-            see(index, activations.pop(index), hidden[here.is_target])
+            see(index, activations.pop(index), here.at_targets(hidden))
 
         return tell
 

@@ -49,7 +49,7 @@ class ExpectedSpeech:
 
 def target_log_probabilities(model: Any, layout: SpeechTokenLayout, batch: ForcedBatch) -> torch.Tensor:
     """Log-probabilities over the spoken vocabulary at the target positions: [P, V]."""
-    hidden = hidden_states(model, batch)[batch.is_target]
+    hidden = batch.at_targets(hidden_states(model, batch))
     logits = F.linear(hidden, spoken_head(model, layout), spoken_bias(model, layout))
     return F.log_softmax(logits.float(), dim=-1)
 
@@ -58,7 +58,7 @@ def expected_speech(model: Any, layout: SpeechTokenLayout, batch: ForcedBatch) -
     """What the whole model expects."""
     head, bias = _head(model, layout)
     rows, constants = [], []
-    for hidden in _in_chunks(hidden_states(model, batch)[batch.is_target].float()):
+    for hidden in _in_chunks(batch.at_targets(hidden_states(model, batch)).float()):
         log_p = F.linear(hidden, head, bias).log_softmax(-1)
         p = log_p.exp()
         rows.append(p @ head)
@@ -72,7 +72,7 @@ def divergence_sums(
     """For each set of layers: KL of the model with these alone, summed over the targets of a batch."""
     head, bias = _head(model, layout)
     return {
-        retained: _divergence(hidden[batch.is_target].float(), expected, head, bias)
+        retained: _divergence(batch.at_targets(hidden).float(), expected, head, bias)
         for retained, hidden in hidden_states_of_sets(model, batch, sets)
     }
 

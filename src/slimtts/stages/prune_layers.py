@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from typing import Any
 
@@ -14,6 +15,7 @@ from slimtts.pruning.budget import DepthCost, Limit, latency_cost, most_layers, 
 from slimtts.pruning.ffn_width import keep_channels, kept_width, narrow_ffn
 from slimtts.pruning.plan import check_retained, plan_retained
 from slimtts.pruning.surgery import remove_layers
+from slimtts.quantization.placement import place_for_speech
 from slimtts.results import LayerScores, PrunePlan
 from slimtts.stages.score_layers import forced_batches
 from slimtts.stages.voices import SpeakingTask
@@ -70,10 +72,19 @@ def choose_layers(
     limits = [Limit("prune_layers.max_parameter_share", knobs.max_parameter_share, parameters)]
     latency = None
     if knobs.max_latency_share < 1:
-        latency = latency_cost(teacher.model, full_depth, teacher.layout)
+        latency = latency_where_it_speaks(teacher, full_depth)
         limits.append(Limit("prune_layers.max_latency_share", knobs.max_latency_share, latency))
     depth = most_layers(knobs.keep_layers, teacher.num_layers, limits)
     return plan_retained(scores, depth), latency
+
+
+def latency_where_it_speaks(teacher: Teacher, full_depth: Any) -> DepthCost:
+    """Measured on copies where students will speak; what is pruned keeps its device and precision."""
+    if not torch.cuda.is_available():
+        return latency_cost(teacher.model, full_depth, teacher.layout)
+    placed = place_for_speech(copy.deepcopy(teacher.model))
+    narrow = placed if full_depth is teacher.model else place_for_speech(copy.deepcopy(full_depth))
+    return latency_cost(placed, narrow, teacher.layout)
 
 
 def prune_layers(params: Params, workspace: Workspace) -> PrunePlan:

@@ -13,6 +13,7 @@ import torch
 
 from slimtts.data.batching import token_budget_batches
 from slimtts.decoding.teacher_forcing import ForcedBatch, collate, forced_sequence
+from slimtts.distill.acceleration import allow_tf32
 from slimtts.distill.training import pick_device
 from slimtts.evaluation.recognition import Recognizer
 from slimtts.evaluation.statistics import bootstrap_mean
@@ -164,7 +165,9 @@ def measure_layers(params: Params, workspace: Workspace) -> LayerScores:
     """The scores; finished parts of the measurement are kept in `workspace.scoring_progress`."""
     knobs = params.score_layers
     teacher = load_teacher(params.teacher)
-    teacher.model.to(pick_device("auto"))
+    device = pick_device("auto")
+    allow_tf32(device)
+    teacher.model.to(device)
     data = SubsetReport.read(workspace.data / "report.json")
     tasks = speaking_tasks(workspace, "selection", knobs.utterances)
     marks = (knobs, params.decoding, params.recogniser, data.data_sha256, teacher.weights_sha256)

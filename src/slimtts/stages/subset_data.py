@@ -20,6 +20,7 @@ from slimtts.data.text_list import read_text_list
 from slimtts.errors import InvalidInputError
 from slimtts.params import Params
 from slimtts.progress import progress_bar
+from slimtts.quantization.placement import place_for_speech
 from slimtts.results import SplitSummary, SubsetReport
 from slimtts.stages.score_layers import open_recognizer, transcriber
 from slimtts.stages.teacher_speech import Demands, keep_best, lines_to_speak, progress_folder, speak_lines
@@ -151,6 +152,7 @@ def speak(
     recognizer = open_recognizer(params.recogniser)
     folder = progress_folder(workspace.speaking_progress, lines, params, teacher, recognizer.name)
     transcribe = transcriber(teacher, recognizer)
+    place_for_speech(teacher.model)
     with progress_bar(total=len(lines), desc="the teacher speaks", unit="text") as bar:
         takes = speak_lines(teacher, lines, params, transcribe, MIN_SPEECH_S, folder, lambda n: bar.update(n))
     demands = Demands(knobs.max_take_wer, MIN_SPEECH_S * teacher.codec.frame_rate_hz)
