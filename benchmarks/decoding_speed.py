@@ -33,6 +33,7 @@ from benchmarks.true_sizes import SIZES, made_in
 from slimtts.decoding.generation import generate_batch
 from slimtts.decoding.lean_pool import lean_pool
 from slimtts.decoding.streaming import stream_audio, stream_codes
+from slimtts.machine import prepare_cuda
 from slimtts.nano.grammar import sample_sentence
 from slimtts.params import DecodingParams, TeacherParams
 from slimtts.pruning.surgery import remove_layers
@@ -251,6 +252,7 @@ def main():
     logging.disable_progress_bar()
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
+    prepare_cuda(device)
     if options.quick:
         options.sentences, options.rounds, options.batches = 2, 1, options.batches or [1, 4]
         options.codes = min(options.codes, 12)
@@ -275,6 +277,7 @@ def main():
         for batch in options.batches or default:
             calls = [[one] for one in prompts[:alone]] if batch == 1 else [prompts[:batch]]
             rows += compare(name, model, layout, calls, codes, options.rounds, SECONDS_A_CODE[options.model])
+            print("\n".join(table(rows[-2:]).splitlines()[-2:]), flush=True)
         if device.type == "cuda" and not options.no_compile:
             lean_pool(model, layout, compiled=True)
             calls = [[one] for one in prompts[:alone]]

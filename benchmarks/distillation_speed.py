@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
@@ -43,6 +44,7 @@ from slimtts.decoding.teacher_forcing import collate
 from slimtts.distill.batches import STEPS_A_POOL
 from slimtts.distill.packing import collate_packed, pack
 from slimtts.distill.training import multiplies_bf16
+from slimtts.machine import prepare_cuda
 from slimtts.stages.evaluate_student import describe_machine
 
 SEED = 1
@@ -202,6 +204,7 @@ def main():
     options.row_tokens = options.row_tokens or min(options.tokens, 1024 if options.model == "nano" else 2048)
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
+    prepare_cuda(device)
     model = Nano() if options.model == "nano" else TrueSize(options.model)
     batches = make_batches(model, options.tokens, max(2, options.steps), options.row_tokens)
     if options.memory_of:
@@ -225,10 +228,18 @@ def main():
             try:
                 found, peaks[name] = measured(name, model, batches, device)
                 rows[name].append(found)
+                tokens, seconds = sum(r[0] for r in found), sum(r[1] for r in found)
+                print(f"{name}: {tokens / seconds:,.0f} tokens/s, {peaks[name]:.2f} GiB", flush=True)
             except torch.cuda.OutOfMemoryError:
                 print(f"{name}: more memory than the {torch.cuda.mem_get_info()[1] / 2**30:.0f} GiB of this device")
                 del rows[name]
+            except Exception as error:  # one way must not take the others' figures with it
+                print(f"{name}: {type(error).__name__}: {error}", flush=True)
+                traceback.print_exc()
+                del rows[name]
+            gc.collect()
             torch.cuda.empty_cache()
+    rows = {name: found for name, found in rows.items() if found}
     if device.type == "cpu" and not options.quick:
         peaks = {name: memory_of_own_process(name, options) for name in rows}
     print_table(rows, peaks, peak, device)

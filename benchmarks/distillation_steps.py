@@ -79,7 +79,8 @@ class TrueSize:
     def make_teacher(self, device):
         torch.manual_seed(0)
         with device:
-            return AutoModelForCausalLM.from_config(self.size.config, dtype=torch.float32).eval()
+            # A copy: a model's attention is written into its configuration, and the next model must not inherit it.
+            return AutoModelForCausalLM.from_config(copy.deepcopy(self.size.config), dtype=torch.float32).eval()
 
     def sequences(self, rng, tokens):
         """Drawn pairs of at least so many tokens."""
@@ -108,6 +109,7 @@ class Step:
 
     def prepare(self):
         """What is done once."""
+        allow_tf32(self.device, allowed=False)  # the setting is the process's, and ours changes it
 
     def make_optimizers(self):
         """Those of torch."""
@@ -185,6 +187,7 @@ class TrlGkd(PlainBf16):
     def prepare(self):
         from trl.experimental.gkd import GKDTrainer
 
+        super().prepare()
         self.divergence = GKDTrainer.generalized_jsd_loss
 
     def loss(self, batch):
@@ -202,6 +205,7 @@ class LigerJsd(PlainBf16):
     def prepare(self):
         from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
 
+        super().prepare()
         self.fused = LigerFusedLinearJSDLoss(0.5, 0.5, compiled=self.device.type == "cuda")
 
     def loss(self, batch):

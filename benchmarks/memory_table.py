@@ -29,6 +29,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Xcodec2Config, Xcode
 from benchmarks.true_sizes import SIZES, Size, healing_step, made_in
 from slimtts.codec.nano_codec import NanoCodec
 from slimtts.decoding.generation import generate_batch
+from slimtts.machine import prepare_cuda
 from slimtts.params import DecodingParams, TeacherParams
 from slimtts.pruning.surgery import remove_layers
 from slimtts.quantization.folders import apply_variant
@@ -171,6 +172,7 @@ def measured(name: str, layers: int, form: str, device_name: str, codes: int, tr
     """MB above the process without the model."""
     torch.set_num_threads(1 if device_name == "cpu" else torch.get_num_threads())
     device, size = torch.device(device_name), SUBJECTS[name]().size
+    prepare_cuda(device)
     dtype = torch.float32 if name == "nano" and device_name == "cpu" else torch.bfloat16
     torch.ones(8, 8, device=device) @ torch.ones(8, 8, device=device)
     empty = reset_peak(device)

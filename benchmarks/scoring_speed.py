@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from faster_whisper import WhisperModel
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList
 
@@ -241,6 +240,8 @@ class Hearing:
     """The bundled recogniser, as the stage has it and as faster-whisper has it by itself: all threads on a sentence."""
 
     def __init__(self, teacher: Teacher) -> None:
+        from faster_whisper import WhisperModel  # only nano is heard
+
         folder = str(bundle_folder() / "asr")
         self.teacher, self.rate_hz = teacher, teacher.codec.sample_rate_hz
         self.ours = Recognizer.load(folder, beam_size=1)

@@ -40,6 +40,7 @@ from slimtts.evaluation.similarity import SpeakerSimilarity
 from slimtts.evaluation.statistics import bootstrap_corpus_wer, bootstrap_mean, paired_bootstrap_wer_points
 from slimtts.evaluation.systems import as_arrays
 from slimtts.evaluation.word_errors import WordErrors, count_word_errors
+from slimtts.machine import prepare_cuda
 from slimtts.nano.card import held_out_rows
 from slimtts.params import DecodingParams, RecogniserParams, TeacherParams
 from slimtts.pruning.surgery import remove_layers
@@ -305,6 +306,7 @@ def recorded_command(arguments: Sequence[str]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     device = torch.device(options.device)
+    prepare_cuda(device)
     if options.threads:
         torch.set_num_threads(options.threads)
     machine = describe_machine(torch.get_num_threads())

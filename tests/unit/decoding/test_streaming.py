@@ -30,8 +30,8 @@ def codec():
 @pytest.mark.parametrize("text", ["anna.", "seven apple castle green tiger."])
 def test_the_tokens_are_those_of_a_whole_generation(teacher, way, text):
     ids = teacher.prompt_ids(text, Prompt("anna.", (1, 2, 3)))
-    whole = generate_batch(teacher.model, teacher.layout, [ids], WAYS[way], row_seeds=[7])[0]
-    assert tuple(stream_codes(teacher.model, teacher.layout, ids, WAYS[way], row_seed=7)) == whole.codes
+    whole = generate_batch(teacher.model, teacher.layout, [ids], WAYS[way], row_seeds=[8])[0]
+    assert tuple(stream_codes(teacher.model, teacher.layout, ids, WAYS[way], row_seed=8)) == whole.codes
     assert whole.codes
 
 

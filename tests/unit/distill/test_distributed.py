@@ -61,7 +61,7 @@ def gradients(teacher, loss, batch, micro_batches):
         value, named = part(student)
         value.backward()
         total += value.item()
-        terms = {name: terms.get(name, 0.0) + one for name, one in named.items()}
+        terms = {name: terms.get(name, 0.0) + one.item() for name, one in named.items()}
     return total, terms, {name: p.grad for name, p in student.named_parameters()}
 
 

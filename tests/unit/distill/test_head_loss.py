@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from slimtts.decoding import heads
 from slimtts.distill import losses
 from slimtts.distill.head_loss import HeadTerms, head_loss
 
@@ -118,3 +119,24 @@ def test_without_a_teacher_only_the_cross_entropy_counts():
     total, _, skew_kl = head_loss(x["hidden"], x["head"], x["targets"], None, HeadTerms(1.0, 1.0, 0.1, 1.0))
     torch.testing.assert_close(total, losses.cross_entropy(F.linear(x["hidden"], x["head"]), x["targets"]), **FP32)
     assert skew_kl.item() == 0
+
+
+def test_rows_that_only_fill_up_change_nothing(monkeypatch):
+    """On CUDA the head has a multiple of 64 rows; here the CPU is told to do the same."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, head = (torch.randn(size, generator=generator) for size in ((70, 16), (37, 16)))
+    teacher_logits = torch.randn(70, 37, generator=generator)
+    targets = torch.randint(0, 37, (70,), generator=generator)
+    terms = HeadTerms(cross_entropy=0.25, skew_kl=1.0, skew=0.1, temperature=1.0)
+
+    def value_and_gradients():
+        h, w = hidden.clone().requires_grad_(), head.clone().requires_grad_()
+        total, *_ = head_loss(h, w, targets, lambda rows: teacher_logits[rows], terms, 32)
+        total.backward()
+        return total.detach(), h.grad, w.grad
+
+    expected = value_and_gradients()
+    monkeypatch.setitem(heads.ROW_MULTIPLE, "cpu", 64)
+    assert heads.padded_rows(head).shape == (64, 16)
+    for actual, reference in zip(value_and_gradients(), expected, strict=True):
+        torch.testing.assert_close(actual, reference, rtol=1e-5, atol=1e-7)

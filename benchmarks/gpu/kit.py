@@ -1,12 +1,13 @@
-"""All rows that need a GPU, by one command in at most ten minutes: every speed script at true size, one by one.
+"""Everything that a GPU must show, in two calls that fit 15 minutes: does each path run, then how fast is it.
 
-python -m benchmarks.gpu_tables --out build/gpu               # on a machine with CUDA
-python -m benchmarks.gpu_tables --out build/gpu --dry-run     # only prints what would run
-python -m benchmarks.gpu_tables --out build/gpu --device cpu --quick
+python -m benchmarks.gpu.kit smoke --out build/gpu      # at most 4 minutes: tests/gpu, and what single parts cost
+python -m benchmarks.gpu.kit tables --out build/gpu     # at most 8 minutes: the tables, the most valuable first
+python -m benchmarks.gpu.kit tables --out build/gpu --dry-run                       # only prints what would run
+python -m benchmarks.gpu.kit smoke tables --out build/gpu --device cpu --quick      # on any machine
 
-Each script is a process of its own with a time limit; one that fails, hangs or is missing leaves the others alone. What
-they print and write comes together in gpu_tables.md and gpu_tables.json, rewritten after every step, so that a run that
-is cut short has told what it knew. Exit code 1 when a step failed. Needs nothing but what the scripts themselves need.
+Each step is a process of its own with a time limit; one that fails, hangs or is missing leaves the others alone. What
+they print and write comes together in results.md and results.json, rewritten after every step, so that a run that is
+cut short has told what it knew. Exit code 1 when a step failed. docs/GPU.md says what travels to such a machine.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,36 +31,35 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 KEPT_CHARACTERS = 40_000  # of what a step prints
 LEAST_STEP_S = 10  # with less time left than this, a step is not begun
+MINUTES = {"smoke": 4.0, "tables": 8.0}
+SIZED = ("--model", "llasa-1b")
 
 
 @dataclass(frozen=True)
 class Step:
-    """One script: its module, what it gets on the device, what it gets with --quick, and seconds at most."""
+    """One program: its module, what it gets on the device, what it gets with --quick, and seconds at most."""
 
     name: str
     module: str
     full: tuple[str, ...]
     quick: tuple[str, ...]
     limit_s: int
-    written: str | None = None  # below the folder that `--out` names; "" is the folder, None a script without --out
+    written: str | None = None  # below the folder that `--out` names; "" is the folder, None a program without --out
 
     def command(self, device: str, quick: bool, folder: Path) -> list[str]:
         """What is run."""
         where = [] if self.written is None else ["--out", str(folder / self.written)]
+        on = [] if self.module == "pytest" else ["--device", device]  # tests learn it from the environment
         chosen = self.quick if quick else self.full
-        return [sys.executable, "-m", self.module, "--device", device, *chosen, *where]
-
-    @property
-    def script(self) -> Path:
-        return ROOT.joinpath(*self.module.split(".")).with_suffix(".py")
+        return [sys.executable, "-m", self.module, *on, *chosen, *where]
 
 
 @dataclass
 class Outcome:
-    """What became of a step: ok, failed (with the exit code), timed out, missing, or no time left."""
+    """What became of a step: ok, failed (with the exit code), stopped, or no time left."""
 
     name: str
     command: str
@@ -68,59 +69,95 @@ class Outcome:
     written: dict[str, Any] = field(default_factory=dict)
 
 
-STEPS = (
-    Step(
-        "Decoder",
-        "benchmarks.decoding_speed",
-        full=("--model", "llasa-1b", "--batches", "1", "16", "64", "--sentences", "4"),
-        quick=("--quick",),
-        limit_s=160,
-        written="decoding.json",
+TESTS = ("-p", "no:cacheprovider", "-m", "gpu", "-q", "tests/gpu", "--durations", "8")
+STEPS = {
+    "smoke": (
+        Step("tests", "pytest", TESTS, TESTS, limit_s=160),
+        Step("probe", "benchmarks.gpu.probe", (), ("--tiny",), limit_s=80, written="probe.json"),
     ),
-    Step(
-        "Speculative decoding",
-        "benchmarks.speculative_speed",
-        full=("--model", "llasa-1b", "--rules", "exact", "--lengths", "2", "3", "5"),
-        quick=("--quick",),
-        limit_s=120,
-        written="speculative.json",
+    "tables": (
+        Step(
+            "distillation",
+            "benchmarks.distillation_speed",
+            full=(*SIZED, "--tokens", "4096", "--rounds", "1", "--only", "plain, fp32", "plain, bf16", "TRL GKD loss",
+                  "Liger fused JSD", "ours", "ours, packed", "ours, activation_checkpointing"),
+            quick=("--quick",),
+            limit_s=150,
+        ),
+        Step(
+            "decoder",
+            "benchmarks.decoding_speed",
+            full=(*SIZED, "--batches", "1", "16", "64", "--rounds", "2"),
+            quick=("--quick",),
+            limit_s=130,
+            written="decoding.json",
+        ),
+        Step(
+            "distillation at 16,384 tokens",
+            "benchmarks.distillation_speed",
+            full=(*SIZED, "--tokens", "16384", "--rounds", "1", "--only", "ours", "ours, packed"),
+            quick=("--quick", "--tokens", "256"),
+            limit_s=75,
+        ),
+        Step(
+            "healing",
+            "benchmarks.gpu.heal",
+            full=("--steps", "1500", "--tokens", "4096", "--compare", "10"),
+            quick=("--steps", "3", "--tokens", "512", "--compare", "2"),
+            limit_s=110,
+            written="",
+        ),
+        Step(
+            "speculative decoding",
+            "benchmarks.speculative_speed",
+            full=(*SIZED, "--rules", "exact", "--lengths", "2", "3", "5", "--agreements", "0.0", "0.1", "1.0"),
+            quick=("--quick",),
+            limit_s=90,
+            written="speculative.json",
+        ),
+        Step(
+            "scoring",
+            "benchmarks.scoring_speed",
+            full=(*SIZED, "--max-new-tokens", "64", "--rounds", "1"),
+            quick=("--quick",),
+            limit_s=75,
+            written="scoring.json",
+        ),
+        Step(
+            "quantised layers",
+            "benchmarks.quantized_speed",
+            full=(*SIZED, "--layers", "2", "--rows", "1", "--compile"),
+            quick=("--quick",),
+            limit_s=90,
+        ),
+        Step(
+            "memory",
+            "benchmarks.memory_table",
+            full=(*SIZED, "--measure", "llasa-1b"),
+            quick=("--quick",),
+            limit_s=60,
+            written="",
+        ),
     ),
-    Step(
-        "Distillation engine",
-        "benchmarks.distillation_speed",
-        full=("--model", "llasa-1b", "--tokens", "8192", "--rounds", "2"),
-        quick=("--quick",),
-        limit_s=140,
-    ),
-    Step(
-        "Scoring and evaluation",
-        "benchmarks.scoring_speed",
-        full=("--model", "llasa-1b", "--max-new-tokens", "64", "--rounds", "1"),
-        quick=("--quick",),
-        limit_s=90,
-        written="scoring.json",
-    ),
-    Step(
-        "Memory",
-        "benchmarks.memory_table",
-        full=("--model", "llasa-1b", "--measure", "llasa-1b"),
-        quick=("--quick",),
-        limit_s=60,
-        written="",
-    ),
-)
+}  # fmt: skip
 
 
-def run_step(step: Step, device: str, quick: bool, limit_s: float) -> Outcome:
-    """Runs a step; whatever it started ends with it."""
+def run_step(step: Step, device: str, quick: bool, limit_s: float, archives: Path) -> Outcome:
+    """Runs a step; whatever it started ends with it. Archives (.tgz) that it wrote go to the folder `archives`."""
     with tempfile.TemporaryDirectory() as folder:
         written, printed_path, told_path = (Path(folder) / name for name in ("written", "printed.txt", "told.txt"))
         written.mkdir()
         command = step.command(device, quick, written)
         shown = shlex.join(["python", *command[1:]])
-        if not step.script.is_file():
-            return Outcome(step.name, shown, "missing", 0.0)
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT)))}
+        # Behind what the caller brings: a lent machine has its missing packages in a folder of PYTHONPATH.
+        brought = [folder for folder in (os.environ.get("PYTHONPATH"),) if folder]
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT), *brought)),
+            "SLIMTTS_TEST_DEVICE": device,
+            "PYTHONUNBUFFERED": "1",  # a step that is stopped has told its rows
+            "TQDM_DISABLE": "1",
+            "HF_HUB_OFFLINE": "1",
+        }
         started = time.monotonic()
         with printed_path.open("wb") as printed_to, told_path.open("wb") as told_to:
             process = subprocess.Popen(
@@ -140,6 +177,8 @@ def run_step(step: Step, device: str, quick: bool, limit_s: float) -> Outcome:
             finally:
                 end_group(process)
         seconds = time.monotonic() - started
+        for archive in written.rglob("*.tgz"):
+            shutil.copy(archive, archives / archive.name)
         # Progress bars and warnings matter only where something went wrong.
         told = (printed_path, told_path) if status != "ok" else (printed_path,)
         printed = "".join(path.read_text(errors="replace") for path in told)
@@ -163,7 +202,12 @@ def read_all_json(folder: Path) -> dict[str, Any]:
 
 
 def run_all(
-    steps: Sequence[Step], device: str, quick: bool, minutes: float, tell: Callable[[list[Outcome]], None]
+    steps: Sequence[Step],
+    device: str,
+    quick: bool,
+    minutes: float,
+    archives: Path,
+    tell: Callable[[list[Outcome]], None],
 ) -> list[Outcome]:
     """Every step with its own limit, within the time of the whole; `tell` hears of all outcomes after each."""
     deadline, outcomes = time.monotonic() + 60 * minutes, []
@@ -173,7 +217,7 @@ def run_all(
             outcomes.append(Outcome(step.name, step.module, "no time left", 0.0))
         else:
             print(f"{step.name}: at most {min(step.limit_s, left):.0f} s", flush=True)
-            outcomes.append(run_step(step, device, quick, min(step.limit_s, left)))
+            outcomes.append(run_step(step, device, quick, min(step.limit_s, left), archives))
         print(f"{step.name}: {outcomes[-1].status}, {outcomes[-1].seconds:.0f} s", flush=True)
         tell(outcomes)
     return outcomes
@@ -217,36 +261,37 @@ def write_whole(path: Path, text: str) -> None:
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = [step.module.rpartition(".")[2] for step in STEPS]
+    names = [step.name for steps in STEPS.values() for step in steps]
     out = os.environ.get("OUT")
+    parser.add_argument("parts", choices=STEPS, nargs="+")
     parser.add_argument("--out", type=Path, default=out and Path(out), required=out is None, help="folder; else $OUT")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
-    parser.add_argument("--only", choices=names, nargs="+", default=names, help="some of the scripts")
-    parser.add_argument("--minutes", type=float, default=9.5, help="for everything together")
-    parser.add_argument("--quick", action="store_true", help="the smoke form of every script, on nano")
+    parser.add_argument("--only", choices=names, nargs="+", default=names, help="some of the steps")
+    parser.add_argument("--minutes", type=float, help="for everything together; default 4 for smoke, 8 for tables")
+    parser.add_argument("--quick", action="store_true", help="the smoke form of every step, on nano")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, run nothing")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
-    steps = [step for step in STEPS if step.module.rpartition(".")[2] in options.only]
+    steps = [step for part in options.parts for step in STEPS[part] if step.name in options.only]
+    minutes = options.minutes or sum(MINUTES[part] for part in options.parts)
     if options.dry_run:
         for step in steps:
-            there = "" if step.script.is_file() else " (missing)"
             command = shlex.join(["python", *step.command(options.device, options.quick, Path("OUT"))[1:]])
-            print(f"{step.limit_s:4d} s  {command}{there}")
-        print(f"{sum(step.limit_s for step in steps):4d} s  of at most {60 * options.minutes:.0f}")
+            print(f"{step.limit_s:4d} s  {command}")
+        print(f"{sum(step.limit_s for step in steps):4d} s  of at most {60 * minutes:.0f}")
         return 0
     machine = describe()
     options.out.mkdir(parents=True, exist_ok=True)
 
     def tell(outcomes: list[Outcome]) -> None:
-        found = {"machine": machine, "steps": [asdict(outcome) for outcome in outcomes]}
-        write_whole(options.out / "gpu_tables.json", json.dumps(found, indent=1) + "\n")
-        write_whole(options.out / "gpu_tables.md", markdown(machine, outcomes))
+        results = {"machine": machine, "steps": [asdict(outcome) for outcome in outcomes]}
+        write_whole(options.out / "results.json", json.dumps(results, indent=1) + "\n")
+        write_whole(options.out / "results.md", markdown(machine, outcomes))
 
-    outcomes = run_all(steps, options.device, options.quick, options.minutes, tell)
+    outcomes = run_all(steps, options.device, options.quick, minutes, options.out, tell)
     return int(any(outcome.status != "ok" for outcome in outcomes))
 
 
