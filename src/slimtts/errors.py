@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from slimtts.printable import printable
+
 
 class SlimttsError(Exception):
-    """Base of every error that the command line prints as one line, without a traceback."""
+    """Base of every error that the command line prints as one line, without a traceback.
+
+    The line is printable whatever the error is about: ids and paths of strangers are escaped in it.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class InvalidInputError(SlimttsError):
@@ -15,8 +23,8 @@ class InvalidInputError(SlimttsError):
         super().__init__(what, observed, allowed, next_step)
 
     def __str__(self) -> str:
-        message = f"{self.what}: observed {self.observed}; allowed: {self.allowed}; next: {self.next_step}"
-        return " ".join(message.splitlines())
+        what, observed, allowed, next_step = map(printable, (self.what, self.observed, self.allowed, self.next_step))
+        return f"{what}: observed {observed}; allowed: {allowed}; next: {next_step}"
 
 
 class MissingToolError(SlimttsError):
@@ -27,5 +35,5 @@ class MissingToolError(SlimttsError):
         super().__init__(tool, why, next_step)
 
     def __str__(self) -> str:
-        message = f"{self.tool}: observed not installed ({self.why}); next: {self.next_step}"
-        return " ".join(message.splitlines())
+        tool, why, next_step = map(printable, (self.tool, self.why, self.next_step))
+        return f"{tool}: observed not installed ({why}); next: {next_step}"

@@ -8,6 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from slimtts.printable import printable
+
 WISH = "SLIMTTS_PROGRESS"  # "lines" asks for lines: who runs stages for a log sets it
 LINE_EVERY_S = 30.0
 
@@ -33,6 +35,7 @@ def progress_bar(total: int, desc: str, unit: str, disable: bool = False) -> Any
     """A context manager whose `update(n)` tells that n more units are done."""
     if disable:
         return tqdm(disable=True)
+    desc = printable(desc)
     if sys.stderr.isatty():
         return tqdm(total=total, desc=desc, unit=unit, dynamic_ncols=True)
     if os.environ.get(WISH) == "lines":
