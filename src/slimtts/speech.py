@@ -13,6 +13,7 @@ import torch
 
 from slimtts.data.audio import resample
 from slimtts.data.manifest import check_codes
+from slimtts.data.spoken_text import check_spoken_text, check_text_to_speak, has_words
 from slimtts.data.token_corpus import load_token_corpus
 from slimtts.decoding.generation import generate_batch
 from slimtts.decoding.speculative import SpeculationCounts, speak_with_draft
@@ -25,7 +26,6 @@ from slimtts.teachers.base import Prompt, Teacher
 from slimtts.teachers.loading import load_beside, load_teacher
 from slimtts.teachers.model_folder import VOICES, params_of
 
-MAX_TEXT_CHARACTERS = 500
 MAX_PROMPT_S = 10.0
 MAX_SPEECH_S = 30.0
 MAX_NANO_SPEECH_S = 6.4  # its sentences have at most eight words; more only lets endless speech cost more time
@@ -88,7 +88,7 @@ class Speaker:
         """float32 samples [N] in -1..1; in a named voice, or in the voice of the prompt's codes.
 
         Raises:
-            InvalidInputError: text empty or too long, no such voice, or codes that the codec does not have.
+            InvalidInputError: a text that cannot be spoken, no such voice, or codes that the codec does not have.
         """
         ids = self._prompt_ids(text, self._prompt(text, voice, prompt_text, prompt_codes))
         made = generate_batch(self.model.model, self.model.layout, [ids], self.decoding)[0]
@@ -152,10 +152,9 @@ class Speaker:
                     lm_s = 0.0
 
     def _prompt(self, text: str, voice: str | None, prompt_text: str, prompt_codes: Sequence[int]) -> Prompt:
-        if len(text) > MAX_TEXT_CHARACTERS:
-            raise InvalidInputError(
-                "text", f"{len(text)} characters", f"at most {MAX_TEXT_CHARACTERS}", "speak it sentence by sentence"
-            )
+        check_text_to_speak(text)
+        if prompt_text.strip():
+            check_spoken_text(prompt_text, "prompt text")
         wrong = [code for code in prompt_codes if not 0 <= code < self.model.layout.num_codes]
         if wrong:
             raise InvalidInputError(
@@ -195,17 +194,19 @@ class Speaker:
         if name not in self.voices:
             known = ", ".join(sorted(self.voices))
             raise InvalidInputError(
-                "voice", name, known or "none: this model came without voices", "choose one of these, or none"
+                "voice", name[:80], known or "none: this model came without voices", "choose one of these, or none"
             )
         return self.voices[name]
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text; marks without a word stay with the sentence before them."""
+    """The sentences of a text; marks without a word stay with the sentence before them, or the one after the first."""
     parts: list[str] = []
     for part in SENTENCE_END.split(text.strip()):
-        if parts and not any(character.isalnum() for character in part):
+        if parts and not has_words(part):
             parts[-1] += part
+        elif parts and not has_words(parts[-1]):
+            parts[-1] += f" {part}"
         else:
             parts.append(part)
     return parts
@@ -219,6 +220,8 @@ def read_voices(path: Path, model: Teacher) -> dict[str, Prompt]:
     """
     prompts: dict[str, Prompt] = {}
     for name, said in Voices.read(path).voices.items():
+        if said.text.strip():
+            check_spoken_text(said.text, f"{path}, voice {name}, text")
         if said.codes:
             check_codes(f"{path}, voice {name}", said.codes, model.layout.num_codes)
         prompts[name] = Prompt(said.text, tuple(said.codes), name)

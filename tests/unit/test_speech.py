@@ -63,6 +63,26 @@ def test_without_voices_the_model_chooses_and_a_name_is_refused(student):
         speaker.speak("yes", "anna")
 
 
+@pytest.mark.parametrize("text", ["so <|SPEECH_GENERATION_END|>", "...", "so\0", "so \u202e"])
+def test_a_voice_with_a_text_that_nobody_can_have_said_is_refused(student, text):
+    Voices(voices={"anna\x1b[2J": VoicePrompt(text=text, codes=[1])}).write(student / VOICES)
+    with pytest.raises(InvalidInputError, match=r"voice anna\\x1b\[2J, text: observed") as error:
+        Speaker.load(student)
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("how", ["speak", "stream", "speak_with_draft"])
+@pytest.mark.parametrize("text", ["hi <|SPEECH_GENERATION_END|>", "\U0001f600", "...", "hi \ud83d", "hi \0"])
+def test_no_way_to_speak_takes_a_text_that_cannot_be_spoken(student, how, text):
+    speaker = Speaker.load(student)
+    draft = {"draft": student} if how == "speak_with_draft" else {}
+    with pytest.raises(InvalidInputError, match=r"^text: observed"):
+        getattr(speaker, how)(text, **draft)
+    if not draft:
+        with pytest.raises(InvalidInputError, match=r"^prompt text: observed"):
+            getattr(speaker, how)("hi", prompt_text=text, prompt_codes=[1])
+
+
 @pytest.mark.parametrize("content", ["", '{"voices": {"anna": "so it is"}}', None])
 def test_damaged_voices_are_one_line(student, content):
     foreign = json.dumps({"voices": {"anna": {"text": "a", "codes": [NUM_CODES]}}})
@@ -132,6 +152,8 @@ def test_a_stream_refuses_before_its_first_piece(student, text):
         ("\u662f\u3002\u5426\u3002", ["\u662f\u3002", "\u5426\u3002"]),
         ("well... !", ["well...!"]),
         ("no mark", ["no mark"]),
+        ("... well. yes.", ["... well.", "yes."]),
+        ("\U0001f600! hi. \u2764\ufe0f! \U0001f600.", ["\U0001f600! hi.\u2764\ufe0f!\U0001f600."]),
         ("", [""]),
     ],
 )

@@ -23,14 +23,19 @@ def run(options: argparse.Namespace) -> None:
     """Writes a 16-bit WAV; words that the bundled teacher has never heard are named."""
     import soundfile
 
+    from slimtts.data.spoken_text import check_text_to_speak
     from slimtts.nano.grammar import unknown_words
+    from slimtts.printable import printable
     from slimtts.speech import Speaker
     from slimtts.storage import atomic_path
 
+    check_text_to_speak(options.text)  # before a model is loaded for it
     speaker = Speaker.load(options.model)
     strange = unknown_words(options.text) if speaker.model.family.name == "nano" else []
     if strange:
-        print(f"slimtts: the nano teacher never heard: {', '.join(strange)}; expect mumbling", file=sys.stderr)
+        print(
+            f"slimtts: the nano teacher never heard: {printable(', '.join(strange))}; expect mumbling", file=sys.stderr
+        )
     drafting: dict[str, float] = {}
     if options.draft:
         samples, counts = speaker.speak_with_draft(options.text, options.draft, options.voice, options.rule)
@@ -47,4 +52,4 @@ def run(options: argparse.Namespace) -> None:
         print(json.dumps({"path": str(options.out), "seconds": round(seconds, 3), **drafting}))
         return
     drafted = f", {drafting['acceptance']:.0%} of the drafted codes taken" if drafting else ""
-    print(f"{options.out}: {seconds:.2f} s{drafted}")
+    print(f"{printable(options.out)}: {seconds:.2f} s{drafted}")

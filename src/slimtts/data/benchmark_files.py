@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from slimtts.data.manifest import LONGEST_ID, MEND, audio_path, read_prompted_manifest, unspeakable
+from slimtts.data.manifest import LONGEST_ID, MEND, audio_path, read_prompted_manifest
 from slimtts.data.speech_source import FileRecording
+from slimtts.data.spoken_text import check_spoken_text
 from slimtts.errors import InvalidInputError
 
 Sound = FileRecording | tuple[int, ...]  # a recording, or codes of the teacher's codec
@@ -163,10 +164,8 @@ def _lines(path: Path) -> list[tuple[str, str]]:
 def _check_row(where: str, row: BenchmarkRow) -> None:
     if not _ID.fullmatch(row.id) or len(row.id) > LONGEST_ID:
         raise InvalidInputError(where, f"id '{row.id[:80]}'", f"letters, digits, _ . -, at most {LONGEST_ID}", MEND)
-    for text in (row.text, row.prompt_text):
-        wanting = unspeakable(text)
-        if wanting is not None:
-            raise InvalidInputError(where, f"'{text[:80]}'", wanting, MEND)
+    check_spoken_text(row.text, f"{where}, text")
+    check_spoken_text(row.prompt_text, f"{where}, prompt text")
 
 
 _READERS: dict[str, Callable[[Path, int], list[BenchmarkRow]]] = {

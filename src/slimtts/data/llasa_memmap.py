@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from slimtts.data.manifest import unspeakable
 from slimtts.data.speech_source import SpeechSource
 from slimtts.data.splits import Candidate
+from slimtts.data.spoken_text import has_words, text_fault
 from slimtts.errors import InvalidInputError
 
 TEXT_START, TEXT_END = "<|TEXT_UNDERSTANDING_START|>", "<|TEXT_UNDERSTANDING_END|>"
@@ -116,8 +116,8 @@ def _usable(rows: np.ndarray, tokens: TokenRows, dropped: Counter[str]) -> Itera
                 text = _text_between_markers(tokens.decode(row[:first].tolist()))
                 if text is None:
                     dropped["row_without_markers"] += 1
-                elif unspeakable(text):
-                    dropped["row_without_words"] += 1
+                elif text_fault(text):
+                    dropped["row_without_words" if not has_words(text) else "row_with_unspeakable_text"] += 1
                 else:
                     yield number, text, len(codes)
 

@@ -15,26 +15,20 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from slimtts.data.texts import words_of
+from slimtts.data.spoken_text import text_fault
 from slimtts.errors import InvalidInputError
 from slimtts.storage import atomic_path
 
 SPLITS = ("train", "selection", "test")
 SplitName = Literal["train", "selection", "test"]
 MEND = "mend or remove this line"
-
-
-def unspeakable(text: str) -> str | None:
-    """What a text would need to be spoken, or None when it can be."""
-    if "<|" in text:
-        return "text without the control marker '<|'"
-    return None if words_of(text) else "text with at least one word"
+SPOKEN = ("text", "prompt_text")
 
 
 def _speakable(text: str) -> str:
-    wanting = unspeakable(text)
-    if wanting is not None:
-        raise ValueError(wanting)
+    fault = text_fault(text)
+    if fault is not None:
+        raise ValueError(fault.allowed)
     return text
 
 
@@ -122,6 +116,9 @@ def _complaint(where: str, row: object, kind: type[Any], error: ValidationError)
         return InvalidInputError(where, f"no key '{key}'", keys, MEND)
     if problem["type"] == "unexpected_keyword_argument":
         return InvalidInputError(where, f"unknown key '{key}'", keys, MEND)
+    fault = text_fault(problem["input"]) if problem["type"] == "value_error" and key in SPOKEN else None
+    if fault is not None:
+        return fault.error(f"{where}, {key}")
     allowed = problem["msg"].removeprefix("Value error, ")
     return InvalidInputError(where, f"{key} = {_shorten(problem['input'])}", allowed, MEND)
 

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from slimtts.data.manifest import unspeakable
 from slimtts.data.splits import Candidate, seeded_rank
+from slimtts.data.spoken_text import check_spoken_text
 from slimtts.data.texts import text_key
 from slimtts.errors import InvalidInputError
 
@@ -39,9 +39,7 @@ def read_text_list(
         elif not voice:
             raise InvalidInputError(where, "a tab without a voice before it", "voice, tab, sentence", "mend this line")
         key = text_key(text)
-        wanting = unspeakable(text)
-        if wanting is not None:
-            raise InvalidInputError(where, f"'{text[:60]}'", wanting, "mend or remove this line")
+        check_spoken_text(text, where)
         voice = voice or drawable[int.from_bytes(seeded_rank(seed, f"voice/{key}"), "big") % len(drawable)]
         if voice not in voices:
             shown = ", ".join(drawable[:8]) + (" ..." if len(drawable) > 8 else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -11,6 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from slimtts.codec.base import SpeechCodec
+from slimtts.data.spoken_text import control_token_fault
 from slimtts.errors import InvalidInputError
 from slimtts.teachers.checkpoint import load_language_model
 
@@ -100,6 +102,7 @@ class Family(Protocol):
     name: str
     license: str  # of the published weights; it binds every student
     decoding: ClassVar[Mapping[str, float]]  # knobs of DecodingParams that its makers use; `slimtts compress` sets them
+    text_markup: ClassVar[frozenset[str]] = frozenset()  # tokens of its own that a text may hold, as "[laughter]"
 
     @property
     def training_hours(self) -> float:
@@ -192,8 +195,31 @@ class Teacher:
         return int(self.model.config.num_hidden_layers)
 
     def prompt_ids(self, text: str, prompt: Prompt) -> list[int]:
-        """Token ids of everything before the first code to speak."""
+        """Token ids of everything before the first code to speak.
+
+        Raises:
+            InvalidInputError: the text or the prompt's names a control token of this tokenizer, or the text is empty.
+        """
+        for what, part in (("text", text), ("prompt text", prompt.text)):
+            self._check_tokens(what, part)
         return self.family.prompt_ids(self.tokenizer, self.layout, text, prompt)
+
+    def _check_tokens(self, what: str, text: str) -> None:
+        """Every door has refused what any family calls a control token; this is what this tokenizer reads as one."""
+        for token in self.tokenizer.encode(text, add_special_tokens=False):
+            name = self._control_tokens.get(token)
+            if name is not None and (token != self.tokenizer.unk_token_id or name in text):
+                raise control_token_fault(name).error(what)
+
+    @cached_property
+    def _control_tokens(self) -> Mapping[int, str]:
+        """Ids that mean something to the model beside words: special tokens, speech, its end, padding."""
+        special = {i: token.content for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        special |= dict(zip(self.tokenizer.all_special_ids, self.tokenizer.all_special_tokens, strict=True))
+        layout = self.layout
+        speech = [*range(layout.first_code_id, layout.first_code_id + layout.num_codes), layout.end_id, layout.pad_id]
+        special |= {i: self.tokenizer.convert_ids_to_tokens(i) for i in speech if i < len(self.tokenizer)}
+        return {i: name for i, name in special.items() if name not in self.family.text_markup}
 
     def textless_prompt_ids(self, prompt: Prompt) -> list[int]:
         """The same for no text at all, not even the prompt's: guidance compares with it."""

@@ -17,7 +17,7 @@ from slimtts.codec.cosyvoice_codec import CosyVoiceCodec
 from slimtts.errors import InvalidInputError
 from slimtts.teachers.base import Family, Prompt, SpeechTokenLayout, check_text
 from slimtts.teachers.checkpoint import load_language_model
-from slimtts.teachers.cosyvoice2_checkpoint import LLM, SIZES, convert_llm_pt
+from slimtts.teachers.cosyvoice2_checkpoint import LLM, SIZES, SPECIAL_TOKENS, convert_llm_pt
 from slimtts.teachers.cosyvoice2_model import PROMPT_ROWS, ROWS_AFTER_CODES
 
 TEXT_CHUNK, SPEECH_CHUNK = 5, 15  # cosyvoice2.yaml, mix_ratio
@@ -32,6 +32,7 @@ class CosyVoice2Family(Family):
     decoding: ClassVar[Mapping[str, float]] = {
         "temperature": 1.0, "top_p": 0.8, "top_k": 25, "repetition_aware": True, "max_new_tokens": 376,
     }  # fmt: skip
+    text_markup = frozenset(token for token in SPECIAL_TOKENS if not token.startswith("<|"))
 
     @property
     def training_hours(self) -> float:

@@ -145,7 +145,7 @@ def test_bad_lines_of_seed_tts_eval(line, wanted, tmp_path, one_line):
     [
         ("1-2-3\t1.0\tText.", "3 fields"),
         ("1-2-3\t1.0\tText.\t../../x\t2.0\tMore.", "'../../x'"),
-        ("1-2-3\t1.0\tText.\t1-2-4\t2.0\t<|x|>", "control marker"),
+        ("1-2-3\t1.0\tText.\t1-2-4\t2.0\t<|x|>", "control token '<|x|>'"),
     ],
 )
 def test_bad_lines_of_librispeech_pc(line, wanted, tmp_path, one_line):

@@ -13,6 +13,7 @@ from slimtts.data.manifest import (
     read_utterances,
     write_utterances,
 )
+from slimtts.data.spoken_text import text_fault
 from slimtts.errors import InvalidInputError
 
 GOOD = {"id": "u1", "text": "the golden island.", "voice": "slt", "codes": [1, 2, 3], "duration_s": 0.12}
@@ -37,7 +38,11 @@ BAD_LINES = {
     "duplicate id": (changed(id="first"), "'first'", "id also in line 1"),
     "empty text": (changed(text="  "), "'u1'", "at least one word"),
     "no word in the text": (changed(text="...!"), "'u1'", "at least one word"),
-    "control marker": (changed(text="hello <|SPEECH_GENERATION_END|>"), "'u1'", "'<|'"),
+    "control marker": (
+        changed(text="hello <|SPEECH_GENERATION_END|>"),
+        "'u1'",
+        "control token '<|SPEECH_GENERATION_END|>'",
+    ),
     "text of another type": (changed(text=7), "'u1'", "text = 7"),
     "blank voice": (changed(voice=" "), "'u1'", "voice = ' '"),
     "id that is a path": (changed(id="../up"), "'../up'", "id = "),
@@ -89,8 +94,10 @@ def test_byte_order_mark_and_blank_lines_are_harmless(tmp_path: Path) -> None:
 
 
 # Line separators that str.splitlines would cut at are part of the text here.
-texts = st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="<"), max_size=20).map(
-    lambda text: "word" + text + "\u2028\x85"
+texts = (
+    st.text(alphabet=st.characters(exclude_categories=["Cs", "Cc", "Cf", "M"], exclude_characters="<"), max_size=20)
+    .map(lambda text: "word" + text + "\u2028\u2029")
+    .filter(lambda text: text_fault(text) is None)
 )
 
 

@@ -57,7 +57,7 @@ def test_libritts_equals_the_manifest_in_json_lines(tmp_path: Path, open_source)
     [
         ("LJ001-0001", "line 1, utterance 'LJ001-0001': observed 1 fields"),
         ("a|b|c|d", "'a': observed 4 fields"),
-        ("LJ001-0001|...|", "'LJ001-0001': observed text = '...'"),
+        ("LJ001-0001|...|", "'LJ001-0001', text: observed '...'"),
         ("../up|some text|", "observed id = '../up'"),
         ("LJ001-0009|some text|", "utterance 'LJ001-0009', LJ001-0009.wav: observed no such file"),
         ("LJ001-0001|one|\nLJ001-0001|two|", "utterance 'LJ001-0001': observed two rows"),
@@ -82,7 +82,7 @@ def test_files_that_are_not_utf8_are_named(tmp_path: Path, refusal) -> None:
 def test_a_bad_text_of_libritts_is_named(tmp_path: Path, refusal) -> None:
     root = libritts(tmp_path / "tts")
     (root / "1034" / "7" / "1034_7_000000_000001.normalized.txt").write_text(" \n")
-    assert "utterance '1034_7_000000_000001': observed text = ''" in refusal(root)
+    assert "utterance '1034_7_000000_000001', text: observed empty" in refusal(root)
 
 
 def test_a_link_out_of_the_folder_is_refused(tmp_path: Path, refusal) -> None:

@@ -98,7 +98,7 @@ def with_audio(value: Any) -> dict[str, list[Any]]:
     [
         ({"text": TEXTS, "wav": TEXTS}, "no column audio among text, wav"),
         ({"audio": in_files(Path())}, "no column text among audio"),
-        ({**columns(in_bytes(Path())), "text": ["one", "...", "x", "y"]}, "row 1, utterance 'u1': observed text = "),
+        ({**columns(in_bytes(Path())), "text": ["one", "...", "x", "y"]}, "row 1, utterance 'u1', text: observed "),
         ({**columns(in_bytes(Path())), "text": ["one", None, "x", "y"]}, "utterance 'u1': observed no key 'text'"),
         ({**columns(in_bytes(Path())), "id": ["a", "b", "a", "c"]}, "utterance 'a': observed two rows"),
         (with_audio("../x.wav"), "a relative path below"),

@@ -52,7 +52,7 @@ def test_it_equals_the_manifest_in_json_lines(folder: Path, open_source) -> None
         ([{"id": "a", "text": "b", "voice": "x"}], "no column audio or codes"),
         ([{**ROWS[1], "speaker": "x"}], "unknown column speaker"),
         ([ROWS[0], {**ROWS[1], "text": None}], "row 2, utterance 'b': observed no key 'text'"),
-        ([{**ROWS[1], "text": "..."}], "'b': observed text = '...'"),
+        ([{**ROWS[1], "text": "..."}], "'b', text: observed '...'"),
         ([{**ROWS[1], "codes": [4096]}], "'b': observed code 4096; allowed: 0..4095"),
         ([{**ROWS[1], "codes": [0.5]}], "'b': observed codes.0 = 0.5"),
         ([{**ROWS[0], "codes": [1]}], "'a': observed both audio and codes"),
