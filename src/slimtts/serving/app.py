@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, StreamingResponse
@@ -24,13 +23,15 @@ from slimtts.serving.limits import ServingLimits
 from slimtts.serving.live_model import LiveModel, Replacement, ServedModel
 from slimtts.serving.numbers import ServingNumbers
 from slimtts.serving.redaction import redacted
-from slimtts.serving.refusals import Refusal, of_bad_body
-from slimtts.serving.speech_desk import SpeechDesk
+from slimtts.serving.refusals import Refusal
+from slimtts.serving.speech_desk import RETRY_AFTER_S, SpeechDesk
 from slimtts.serving.speech_request import SpeechRequest
 from slimtts.serving.waveform_bytes import pcm16, wav_header
 from slimtts.speech import SpeechPiece
 
 logger = logging.getLogger(__name__)
+
+MOST_RELOADS = 2  # one that works, and one that will see what was promoted meanwhile
 
 
 class SpeechServer:
@@ -40,7 +41,8 @@ class SpeechServer:
         self._live, self._numbers, self._follow_s = live, ServingNumbers(), follow_s
         self._desk = SpeechDesk(limits, self._numbers)
         self._tell_model(live.current)
-        app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=self._lifespan)
+        self._reloads = 0
+        app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False, lifespan=self._lifespan)
         app.post(SPEECH, response_model=None)(self.speech)
         app.get(MODELS)(self.models)
         app.get(HEALTH)(self.health)
@@ -48,13 +50,14 @@ class SpeechServer:
         app.get(METRICS, response_model=None)(self.metrics)
         app.post(RELOAD)(self.reload)
         app.add_exception_handler(Exception, _answer_error)
-        for kind in (SlimttsError, RequestValidationError, HTTPException):
+        for kind in (SlimttsError, HTTPException):
             app.add_exception_handler(kind, _answer_error)
         self.asgi = Gate(app, limits, self._numbers, api_key)
 
-    async def speech(self, asked: SpeechRequest) -> StreamingResponse:
+    async def speech(self, request: Request) -> StreamingResponse:
         """Audio of a text, sent while it is made."""
         start, model = time.perf_counter(), self._live.current
+        asked = SpeechRequest.of_body(await request.body(), request.headers.get("content-type", ""))
         if asked.model != model.id:
             message = f"model: observed '{asked.model[:80]}'; allowed: {model.id}; next: name that"
             raise Refusal(404, "model_not_found", message, "model")
@@ -111,12 +114,18 @@ class SpeechServer:
 
     async def reload(self) -> dict[str, Any]:
         """Takes up what the source names now; calls go on meanwhile."""
+        if self._reloads >= MOST_RELOADS:
+            message = f"observed {self._reloads} reloads at once; allowed: {MOST_RELOADS}; next: wait"
+            raise Refusal(429, "too_many_reloads", message, retry_after_s=RETRY_AFTER_S)
+        self._reloads += 1
         try:
             replaced = await self._take_up()
         except Refusal:
             raise
         except SlimttsError as error:
             raise Refusal(502, "reload_failed", f"{redacted(str(error))}; the former model goes on") from None
+        finally:
+            self._reloads -= 1
         return {
             "changed": replaced.changed, "model": replaced.model.id, "version": replaced.model.files.version,
             "former_version": replaced.former_version, "student_sha256": replaced.model.files.student_sha256,
@@ -187,9 +196,7 @@ async def _in_daemon_thread(work: Callable[[], Replacement]) -> Replacement:
 
 
 async def _answer_error(_: Request, error: Exception) -> JSONResponse:
-    if isinstance(error, RequestValidationError):
-        refusal = of_bad_body(error)
-    elif isinstance(error, HTTPException):
+    if isinstance(error, HTTPException):
         refusal = Refusal(error.status_code, "not_found" if error.status_code == 404 else "refused", str(error.detail))
     elif isinstance(error, Refusal):
         refusal = error

@@ -21,7 +21,10 @@ class ServingLimits:
     requests_per_minute: float = field(default=120, metadata={"help": "from one address; beyond, 429"})
     request_seconds: float = field(default=60, metadata={"help": "a call may take, waiting included; beyond, 504"})
     body_bytes: int = field(default=65_536, metadata={"help": "of a request; beyond, 413"})
-    connections: int = field(default=512, metadata={"help": "open at once; beyond, 503"})
+    head_seconds: float = field(default=10, metadata={"help": "a client may take for its request's head; beyond, 408"})
+    body_seconds: float = field(default=20, metadata={"help": "a client may take for its request's body; beyond, 408"})
+    stall_seconds: float = field(default=30, metadata={"help": "a client may leave its answer unread; then it is cut"})
+    connections: int = field(default=512, metadata={"help": "open at once; idle ones give way; requests beyond, 503"})
     drain_seconds: float = field(default=30, metadata={"help": "that calls get to finish after SIGTERM"})
 
     def __post_init__(self) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slimtts.errors import InvalidInputError, SlimttsError
+from slimtts.printable import printable
 
 REGISTERED = re.compile(r"models:/([A-Za-z0-9._-]+)(@[A-Za-z0-9._-]+|/[0-9]+)")
 FETCH_TIMEOUT_S = 900.0
@@ -52,7 +53,7 @@ def source_of(model: str) -> Fetch:
         raise InvalidInputError(
             "--model", f"'{model}'", '"bundled", a folder, or models:/NAME@ALIAS', "correct the name or the path"
         )
-    return lambda _folder, _version: ModelFiles(path.resolve().name, path)
+    return lambda _folder, _version: ModelFiles(printable(path.resolve().name), path)
 
 
 def fetch_registered(model: str, folder: Path, present_version: str | None) -> ModelFiles | None:

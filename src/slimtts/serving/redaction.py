@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+from typing import Any
+
+from slimtts.printable import escaped
 
 SECRET_NAMES = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
 LOGIN_IN_URL = re.compile(r"(?<=://)[^/\s@]+@")
@@ -22,8 +25,25 @@ def redacted(text: str) -> str:
 
 
 class RedactingFormatter(logging.Formatter):
-    """Whatever is logged, tracebacks included, without secrets."""
+    """Whatever is logged, tracebacks included, without secrets; what strangers wrote can begin no line of its own."""
 
     def format(self, record: logging.LogRecord) -> str:
         """As the base class, redacted."""
+        record.exc_text = None  # another formatter may have left its own there
         return redacted(super().format(record))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """One line."""
+        return escaped(super().formatMessage(record).rstrip())
+
+    def formatException(self, ei: Any) -> str:
+        """The traceback, each line moved in."""
+        return _moved_in(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:
+        """The stack, each line moved in."""
+        return _moved_in(super().formatStack(stack_info))
+
+
+def _moved_in(text: str) -> str:
+    return "\n".join(f"  {escaped(line)}" for line in text.split("\n"))

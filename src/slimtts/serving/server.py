@@ -6,21 +6,22 @@ import logging
 import os
 import signal
 import sys
+from functools import partial
 
 import uvicorn
 
 from slimtts.errors import InvalidInputError
 from slimtts.serving.app import SpeechServer
-from slimtts.serving.gate import is_loopback
+from slimtts.serving.connections import BoundedConnection
 from slimtts.serving.limits import ServingLimits
 from slimtts.serving.live_model import LiveModel
 from slimtts.serving.model_source import KEY_VARIABLE, Fetch
 from slimtts.serving.redaction import RedactingFormatter
+from slimtts.serving.request_head import LARGEST_HEAD_BYTES, is_loopback
 
 logger = logging.getLogger(__name__)
 
 SHORTEST_KEY = 16  # characters
-LARGEST_HEADERS_BYTES = 16_384
 
 
 def api_key_for(host: str) -> str | None:
@@ -53,9 +54,9 @@ def serve(fetch: Fetch, host: str, port: int, limits: ServingLimits, follow_s: f
     model = live.take_up().model
     logger.info("model %s, version %s, voices: %s", model.id, model.files.version, ", ".join(model.speaker.voices))
     config = uvicorn.Config(
-        SpeechServer(live, limits, api_key, follow_s).asgi, host=host, port=port, lifespan="on", http="h11",
-        log_config=None, access_log=False, server_header=False, limit_concurrency=limits.connections,
-        h11_max_incomplete_event_size=LARGEST_HEADERS_BYTES, timeout_graceful_shutdown=int(limits.drain_seconds),
+        SpeechServer(live, limits, api_key, follow_s).asgi, host=host, port=port, lifespan="on",
+        http=partial(BoundedConnection, limits), ws="none", log_config=None, access_log=False, server_header=False,
+        h11_max_incomplete_event_size=LARGEST_HEAD_BYTES, timeout_graceful_shutdown=int(limits.drain_seconds),
     )  # fmt: skip
     # uvicorn ends in order, then raises the signal again: an ordered end is a success.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -32,6 +32,37 @@ def test_what_is_masked(text, shown):
     assert redacted(text) == shown
 
 
+def formatted(message, *values, error=None):
+    exc_info = None if error is None else (type(error), error, error.__traceback__)
+    record = logging.LogRecord("x", logging.ERROR, "f", 1, message, values, exc_info)
+    return RedactingFormatter("%(levelname)s %(message)s").format(record)
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("/x\n2026-01-01 00:00:00,000 INFO forged", "/x\\n2026-01-01 00:00:00,000 INFO forged"),
+        ("/x\r\x1b[2J", "/x\\r\\x1b[2J"),
+        ("/x\u2028\u202e\x9b\ud83d", "/x\\u2028\\u202e\\x9b\\ud83d"),
+    ],
+)
+def test_what_a_client_wrote_begins_no_line_and_steers_no_terminal(path, shown):
+    line = formatted("%s cut: the client left", path)
+    assert line == f"ERROR {shown} cut: the client left"
+    assert line.isprintable()
+
+
+def test_a_traceback_cannot_forge_a_line_either():
+    try:
+        raise ValueError("bad\n2026-01-01 INFO forged\x1b[2J")
+    except ValueError as error:
+        first, *further = formatted("failed\n", error=error).split("\n")
+    assert first == "ERROR failed"
+    assert further[0] == "  Traceback (most recent call last):"
+    assert further[-1] == "  2026-01-01 INFO forged\\x1b[2J"
+    assert all(line.startswith("  ") and line.isprintable() for line in further)
+
+
 def test_tracebacks_are_masked_too():
     try:
         raise ValueError(f"key {KEY}")

@@ -14,8 +14,8 @@ import pytest
 from slimtts.cli import main
 from slimtts.errors import InvalidInputError, SlimttsError
 from slimtts.serving import model_source
-from slimtts.serving.gate import is_loopback
 from slimtts.serving.model_source import fetch_registered, source_of
+from slimtts.serving.request_head import is_loopback
 from slimtts.serving.server import api_key_for
 
 KEY = "0123456789abcdef"

@@ -1,6 +1,7 @@
 """What a client gets for what it asks, good and bad, in OpenAI's shapes."""
 
 import io
+import json
 import logging
 
 import numpy as np
@@ -61,15 +62,28 @@ BAD = {
     "other model": (ASKED | {"model": "tts-1"}, 404, "model", "observed 'tts-1'; allowed: toy"),
     "other voice": (ASKED | {"voice": "carl"}, 400, None, "voice: observed carl; allowed: anna, bea"),
     "a list": ([1], 400, None, "no JSON object"),
+    "control token": (ASKED | {"input": "a <|s_1|>"}, 400, None, "text: observed control token '<|s_1|>'"),
+    "emoji alone": (
+        ASKED | {"input": "\U0001f600"},
+        400,
+        None,
+        "text: observed '\U0001f600'; allowed: text with at least",
+    ),
+    "half an emoji": (ASKED | {"input": "a \ud83d"}, 400, None, "text: observed half a character U+D83D"),
+    "half an emoji as voice": (ASKED | {"voice": "\ud83d"}, 400, None, "voice: observed \\ud83d; allowed: anna"),
+    "escape as model": (ASKED | {"model": "\x1b[2J"}, 404, "model", "observed '\\x1b[2J'"),
+    "line end as key": (ASKED | {"a\nb": 1}, 400, "a b", "a b: observed a key that is not known"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_request_is_told_in_one_line(client, case):
     body, status, param, told = BAD[case]
-    answer = client.post(SPEECH, json=body)
+    content = json.dumps(body).encode()  # half characters as escapes, which UTF-8 cannot hold
+    answer = client.post(SPEECH, content=content, headers={"content-type": "application/json"})
     error = answer.json()["error"]
     assert answer.status_code == status
+    assert error["message"].isprintable()
     assert (error["param"], error["type"]) == (param, "invalid_request_error")
     assert told in error["message"]
     assert "\n" not in error["message"]
@@ -79,12 +93,24 @@ def test_a_bad_request_is_told_in_one_line(client, case):
 @pytest.mark.parametrize(
     ("content", "kind"),
     [(b"{", "application/json"), (b"", "application/json"), (b"\xff\xfe", "application/json"),
-     (b'{"model": "toy", "input": "hi"}', "text/plain")],
+     (b'{"model": "toy", "input": "hi"}', "text/plain"), (b'{"model": "toy", "input": "hi"}', ""),
+     (b"[" * 60_000, "application/json"), (b'{"speed": ' + b"9" * 5_000 + b"}", "application/json"),
+     (b'{"model": "toy", "input": "hi", "speed": NaN}', "application/json"),
+     ('{"model": "toy", "input": "hi"}'.encode("utf-16"), "application/json")],
 )  # fmt: skip
 def test_what_is_no_json_is_refused(client, content, kind):
     answer = client.post(SPEECH, content=content, headers={"content-type": kind})
     assert answer.status_code == 400
     assert "a JSON object" in answer.json()["error"]["message"]
+
+
+def test_a_key_twice_is_refused_and_a_parameter_of_the_kind_is_not(client):
+    twice = b'{"model": "toy", "input": "one", "input": "two"}'
+    answer = client.post(SPEECH, content=twice, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"].startswith("body: observed a key twice; allowed: a JSON object")
+    good = b'\xef\xbb\xbf{"model": "toy", "input": "one"}'
+    assert client.post(SPEECH, content=good, headers={"content-type": "Application/JSON; charset=utf-8"}).is_success
 
 
 def test_unknown_places_and_methods_answer_in_the_same_shape(client):
