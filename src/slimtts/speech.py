@@ -10,14 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from slimtts.data.audio import resample
 from slimtts.data.manifest import check_codes
 from slimtts.data.spoken_text import check_spoken_text, check_text_to_speak, has_words
 from slimtts.data.token_corpus import load_token_corpus
-from slimtts.decoding.generation import generate_batch
+from slimtts.decoding.generation import generate_batch, spoken_bias, spoken_head
 from slimtts.decoding.speculative import SpeculationCounts, speak_with_draft
 from slimtts.decoding.streaming import WindowedCodec, stream_audio, stream_codes
+from slimtts.decoding.teacher_forcing import ForcedSequence, collate, hidden_states
 from slimtts.errors import InvalidInputError
 from slimtts.params import DecodingParams, TeacherParams
 from slimtts.quantization.placement import place_for_speech
@@ -41,6 +43,22 @@ class SpeechPiece:
 
     samples: np.ndarray
     lm_s: float
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What became of a text: float32 samples [N], codes, whether END came, and whether every number was finite."""
+
+    samples: np.ndarray
+    codes: tuple[int, ...]
+    ended: bool
+    is_finite: bool
+
+    @property
+    def repeated_share(self) -> float:
+        """Of the codes that are those of one period before, for the period where that is most; speech has below 0.2."""
+        codes = np.array(self.codes)
+        return max((float((codes[p:] == codes[:-p]).mean()) for p in range(1, len(codes) // 2 + 1)), default=0.0)
 
 
 @dataclass(frozen=True)
@@ -94,6 +112,29 @@ class Speaker:
         made = generate_batch(self.model.model, self.model.layout, [ids], self.decoding)[0]
         samples: np.ndarray = self.model.audio(made.codes).numpy()
         return samples
+
+    def probe(self, text: str) -> Probe:
+        """As `speak`, in the first voice, with what tells speech from noise.
+
+        Raises:
+            InvalidInputError: as `speak`.
+        """
+        ids = self._prompt_ids(text, self._prompt(text, None, "", ()))
+        made = generate_batch(self.model.model, self.model.layout, [ids], self.decoding)[0]
+        samples: np.ndarray = self.model.audio(made.codes).numpy()
+        return Probe(samples, made.codes, made.ended, self._is_finite([*ids, *self.model.layout.to_ids(made.codes)]))
+
+    @torch.inference_mode()
+    def _is_finite(self, ids: Sequence[int]) -> bool:
+        """Are the model's states and the logits of what it can say, at each of these ids?"""
+        model, layout = self.model.model, self.model.layout
+        batch = collate([ForcedSequence(tuple(ids), 0, ())], layout.pad_id).to(next(model.parameters()).device)
+        hidden = hidden_states(model, batch).cpu().float()
+        bias = spoken_bias(model, layout)
+        logits = F.linear(
+            hidden, spoken_head(model, layout).cpu().float(), None if bias is None else bias.cpu().float()
+        )
+        return bool(hidden.isfinite().all() and logits.isfinite().all())
 
     def speak_with_draft(
         self, text: str, draft: Path | str, voice: str | None = None, rule: str = "exact"

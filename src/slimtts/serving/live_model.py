@@ -15,10 +15,12 @@ import numpy as np
 
 from slimtts.errors import InvalidInputError
 from slimtts.serving.model_source import Fetch, ModelFiles
-from slimtts.speech import Speaker
+from slimtts.speech import Probe, Speaker
 
-PROBE = "the green tiger found my apple."
+# The bundled teacher's words; a good model may lose its way in one sentence, hardly in all of them.
+PROBES = ("the green tiger found my apple.", "please call anna at seven.", "the river was near the castle.")
 QUIETEST = 1e-3  # root mean square of a probe that says something
+MOST_REPEATED = 0.5  # share of codes in one pattern; the bundled teacher has at most 0.1
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,37 @@ class LiveModel:
 
 
 def check_speaks(speaker: Speaker, what: str) -> None:
-    """Refuses a model that says nothing.
+    """Refuses a model that does not speak.
 
     Raises:
-        InvalidInputError: the probe sentence gives no, silent, or damaged audio.
+        InvalidInputError: a number that is not finite, or no probe sentence that becomes sound, without a pattern
+            that repeats, and ends.
     """
-    samples = speaker.speak(PROBE)
+    faults = []
+    for sentence in PROBES:
+        probe = speaker.probe(sentence)
+        fault = _fault(probe)
+        if fault is None:
+            return
+        faults.append(fault)
+        if not probe.is_finite:
+            break
+    observed, allowed = faults[-1]
+    raise InvalidInputError(
+        f"model {what}", f"{observed} for the probe sentence '{sentence}'", allowed, "promote or name another model"
+    )
+
+
+def _fault(probe: Probe) -> tuple[str, str] | None:
+    """Observed and allowed."""
+    samples = probe.samples
     level = float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) if len(samples) else 0.0
+    if not probe.is_finite:
+        return "numbers that are not finite", "finite weights and logits"
     if not QUIETEST <= level < float("inf"):
-        observed = f"{len(samples)} samples of level {level:.2g} for the probe sentence"
-        raise InvalidInputError(f"model {what}", observed, f"speech of at least {QUIETEST}", "promote another version")
+        return f"{len(samples)} samples of level {level:.2g}", f"speech of at least {QUIETEST}"
+    if probe.repeated_share > MOST_REPEATED:
+        return f"one pattern in {probe.repeated_share:.0%} of the codes", f"at most {MOST_REPEATED:.0%}"
+    if not probe.ended:
+        return f"no end after {len(probe.codes)} codes", "speech that ends"
+    return None

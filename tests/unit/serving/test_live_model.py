@@ -1,10 +1,12 @@
 """A newer model takes over only when it speaks; calls keep the model that they began with."""
 
 import asyncio
+import dataclasses
 import json
 
 import numpy as np
 import pytest
+import torch
 
 from slimtts.errors import SlimttsError
 from slimtts.serving import live_model
@@ -12,7 +14,7 @@ from slimtts.serving.app import SpeechServer
 from slimtts.serving.limits import ServingLimits
 from slimtts.serving.live_model import LiveModel
 from slimtts.serving.model_source import ModelFiles
-from slimtts.speech import SpeechPiece
+from slimtts.speech import Probe, Speaker, SpeechPiece
 
 RELOAD = "/admin/reload"
 
@@ -22,11 +24,14 @@ class Versioned:
 
     sample_rate_hz, voices = 16_000, {}
 
-    def __init__(self, version, level=0.5):
-        self.version, self.level, self.gate = version, level, None
+    def __init__(self, version, level=0.5, **probe):
+        self.version, self.gate, self.probed = version, None, []
+        good = {"codes": tuple(range(40)), "ended": True, "is_finite": True}
+        self.answers = Probe(samples=np.full(1600, level, np.float32), **good | probe)
 
-    def speak(self, text, voice=None):
-        return np.full(1600, self.level, np.float32)
+    def probe(self, text):
+        self.probed.append(text)
+        return self.answers
 
     def stream(self, text, voice=None, is_wanted=lambda: True):
         for _ in range(3):
@@ -86,6 +91,87 @@ def test_a_model_that_is_not_heard_is_not_taken_up(registry, level):
     assert live.current.files.version == "1"
     registry.version = 3
     assert live.take_up().changed
+
+
+@pytest.mark.parametrize(
+    ("probe", "observed", "sentences"),
+    [
+        ({"is_finite": False}, "numbers that are not finite", 1),
+        ({"ended": False}, "no end after 40 codes", 3),
+        ({"codes": (7,) * 40}, "one pattern in 100% of the codes", 3),
+        ({"codes": (1, 2, 3, 4, 5) * 8}, "one pattern in 100% of the codes", 3),
+        ({"codes": tuple(range(12)) + (5,) * 28}, "one pattern in 69% of the codes", 3),
+    ],
+)
+def test_a_model_that_speaks_noise_is_not_taken_up(registry, probe, observed, sentences):
+    live = LiveModel(registry.fetch)
+    live.take_up()
+    assert registry.speakers[1].probed == [live_model.PROBES[0]]
+    registry.version, registry.speakers[2] = 2, Versioned(2, **probe)
+    with pytest.raises(SlimttsError, match=observed):
+        live.take_up()
+    assert len(registry.speakers[2].probed) == sentences
+    assert live.current.files.version == "1"
+
+
+def test_one_sentence_that_goes_wrong_is_no_reason(registry):
+    speaker = Versioned(1)
+    good, speaker.answers = speaker.answers, dataclasses.replace(speaker.answers, ended=False)
+
+    def probe(text):
+        speaker.probed.append(text)
+        return good if text == live_model.PROBES[1] else speaker.answers
+
+    speaker.probe = probe
+    live_model.check_speaks(speaker, "toy")
+    assert speaker.probed == list(live_model.PROBES[:2])
+
+
+def _in_one(value):
+    def damage(model):
+        model.model.layers[3].mlp.up_proj.weight[5, 5] = value
+
+    return damage
+
+
+def _in_all(change):
+    def damage(model):
+        for weight in model.parameters():
+            weight.copy_(change(weight))
+
+    return damage
+
+
+def _shuffled(weight):
+    order = torch.randperm(weight.numel(), generator=torch.Generator().manual_seed(0))
+    return weight.flatten()[order].view_as(weight)
+
+
+DAMAGE = {
+    "one NaN": (_in_one(float("nan")), "numbers that are not finite"),
+    "one infinite": (_in_one(float("inf")), "numbers that are not finite"),
+    "all NaN": (_in_all(lambda weight: torch.full_like(weight, float("nan"))), "numbers that are not finite"),
+    "all zero": (_in_all(torch.zeros_like), "one pattern in 100% of the codes|of level 0"),
+    "shuffled": (_in_all(_shuffled), "one pattern in|no end after 160 codes"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_real_weights_that_are_damaged_do_not_speak(case):
+    speaker, (damage, observed) = Speaker.load(), DAMAGE[case]
+    with torch.no_grad():
+        damage(speaker.model.model)
+    with pytest.raises(SlimttsError, match=observed):
+        live_model.check_speaks(speaker, "toy")
+
+
+def test_the_bundled_teacher_passes_each_probe():
+    speaker = Speaker.load()
+    for sentence in live_model.PROBES:
+        probe = speaker.probe(sentence)
+        assert (probe.ended, probe.is_finite) == (True, True)
+        assert probe.repeated_share < 0.2
+        assert np.array_equal(probe.samples, speaker.speak(sentence))
 
 
 def server_of_registry(registry, **limits):
