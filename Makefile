@@ -66,7 +66,7 @@ lint: $(INSTALLED) ## style, types, and who may import whom
 	lint-imports
 
 ui: $(INSTALLED) ## MLflow and Prefect on this machine's loopback, until Ctrl-C
-	@mkdir -p $(RUNS)
+	@python -m tasks.mlflow_database sqlite:///$(RUNS)/mlflow.db
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --port $(MLFLOW_PORT) --workers 1 \
 	    --backend-store-uri sqlite:///$(RUNS)/mlflow.db --artifacts-destination $(RUNS)/mlartifacts & mlflow=$$!; \
 	  PREFECT_SERVER_API_PORT=$(PREFECT_PORT) prefect server start & prefect=$$!; \

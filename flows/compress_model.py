@@ -17,12 +17,13 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from slimtts.errors import InvalidInputError, SlimttsError
-from slimtts.params import load_params
+from slimtts.errors import InvalidInputError
+from slimtts.params import Params, load_params
 from slimtts.results import Release
 from tasks.approval import request_approval
 from tasks.artifacts import show_links
 from tasks.bucket import ensure_bucket, s3_client
+from tasks.command_line import run_command
 from tasks.flow_parameters import Depth, Override, Profile, RunName, fill_name, filled_name
 from tasks.listening_page import publish_listening_page
 from tasks.promotion import Promotions
@@ -189,27 +190,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="print plan, time, memory and disk; start nothing")
     parser.add_argument("--json", action="store_true", help="print the plan, or the result, for programs")
     options = parser.parse_args(arguments)
-    try:
+
+    again = f"the same command goes on in {options.runs / options.name}"
+
+    def composed() -> Params:
         check_name(options.name)
-        params = compose_params(options.profile, options.overrides)  # before a server starts for nothing
-        if options.dry_run:
-            print_plan(options.runs / options.name, params, options.json)
-            return 0
+        return compose_params(options.profile, options.overrides)
+
+    def plan() -> int:
+        print_plan(options.runs / options.name, composed(), options.json)
+        return 0
+
+    def compress() -> int:
         workspace = compress_model(
             options.name, options.profile, options.overrides, options.runs, revision=options.revision
         )
-    except SlimttsError as error:
-        print(f"slimtts: {error}", file=sys.stderr)
-        mendable = isinstance(error, InvalidInputError) or (isinstance(error, StageError) and not error.worth_retrying)
-        return 2 if mendable else 1
-    except KeyboardInterrupt:
-        print(f"slimtts: interrupted; the same command goes on in {options.runs / options.name}", file=sys.stderr)
-        return 130
-    if options.json:
-        print(result_json(workspace))
-    else:
-        show_results(workspace)
-    return 0
+        if options.json:
+            print(result_json(workspace))
+        else:
+            show_results(workspace)
+        return 0
+
+    if options.dry_run:
+        return run_command(plan, again, needs_server=False)
+    return run_command(compress, again, options.runs, composed)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
+from tasks.command_line import run_command
 from tasks.process_group import run_in_group
 from tasks.stage_runner import StageError, stage_environment
 from tasks.workspace import CHECKOUT
@@ -39,8 +40,18 @@ def pretrain_nano(work: Path = CHECKOUT / "build" / "nano", sizes: Sequence[str]
         run_step(step, work, sizes)
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Exit code: 0 done, 1 a step failed, 2 something that only you can mend."""
     parser = argparse.ArgumentParser(prog="python -m flows.pretrain_nano", description=__doc__)
     parser.add_argument("--work", type=Path, default=CHECKOUT / "build" / "nano")
     options, rest = parser.parse_known_args()
-    pretrain_nano(options.work, rest)
+
+    def pretrain() -> int:
+        pretrain_nano(options.work, rest)
+        return 0
+
+    return run_command(pretrain, "the same command goes on with the step that was cut")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -14,9 +14,9 @@ from pathlib import Path
 from prefect import flow
 from prefect.logging import get_run_logger
 
-from slimtts.errors import InvalidInputError, SlimttsError
 from slimtts.promotion_history import event_line, valid_reason
 from tasks.approval import ask
+from tasks.command_line import run_command
 from tasks.evidence import Evidence
 from tasks.promotion import Promotions, Request
 from tasks.tracking import mlflow_client, tracking_uri
@@ -80,15 +80,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE")
     parser.add_argument("--runs", type=Path, default=RUNS, help="where runs live")
     options = parser.parse_args(arguments)
-    try:
+
+    def promote() -> int:
         production = promote_model(
             options.version, options.reason, options.accept_new_basis, options.model, options.overrides, options.runs
         )
-    except SlimttsError as error:
-        print(f"slimtts: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InvalidInputError) else 1
-    print(f"in production: version {production or 'none'}")
-    return 0 if production == options.version else 1
+        print(f"in production: version {production or 'none'}")
+        return 0 if production == options.version else 1
+
+    return run_command(promote, "`slimtts history` shows what was decided", options.runs)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from pathlib import Path
 from prefect import flow
 from prefect.logging import get_run_logger
 
-from slimtts.errors import InvalidInputError, SlimttsError
 from slimtts.promotion_history import event_line
+from tasks.command_line import run_command
 from tasks.promotion import Promotions, Request
 from tasks.tracking import mlflow_client, tracking_uri
 from tasks.workspace import CHECKOUT, compose_params
@@ -50,13 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="", help="name in the registry (default: as in params.yaml)")
     parser.add_argument("--runs", type=Path, default=RUNS, help="where runs live")
     options = parser.parse_args(arguments)
-    try:
+
+    def roll_back() -> int:
         production = roll_back_model(options.reason, options.to, options.model, options.runs)
-    except SlimttsError as error:
-        print(f"slimtts: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InvalidInputError) else 1
-    print(f"in production: version {production}")
-    return 0
+        print(f"in production: version {production}")
+        return 0
+
+    return run_command(roll_back, "`slimtts history` shows what was decided", options.runs)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ from prefect.logging import get_run_logger
 from pydantic import Field
 
 from flows.compress_model import RUNS, compress_model, wait_if_recovered
-from slimtts.errors import InvalidInputError, SlimttsError
+from slimtts.errors import SlimttsError
 from tasks.artifacts import show_links
 from tasks.checkouts import code_revision
+from tasks.command_line import run_command
 from tasks.flow_parameters import Depth, Override, Profile, RunName, fill_name, filled_name
 from tasks.stages import score_layers, subset_data
 from tasks.sweep_comparison import compare_depths
@@ -91,18 +92,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=RUNS, help="where runs live")
     parser.add_argument("--revision", default="", help="run the code of this commit (default: as it lies here)")
     options = parser.parse_args(arguments)
-    try:
+
+    def check() -> None:
         check_name(options.name)
         for depth in options.depths:
             compose_params(options.profile, [*options.overrides, f"prune_layers.keep_layers={depth}"])
+
+    def sweep() -> int:
         scored = sweep_depths(
             options.name, options.depths, options.profile, options.overrides, options.runs, revision=options.revision
         )
-    except SlimttsError as error:
-        print(f"slimtts: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InvalidInputError) else 1
-    print((scored / "comparison.md").read_text())
-    return 0
+        print((scored / "comparison.md").read_text())
+        return 0
+
+    return run_command(sweep, "the same command goes on where it stopped", options.runs, check)
 
 
 if __name__ == "__main__":

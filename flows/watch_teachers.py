@@ -22,7 +22,8 @@ from prefect.logging import get_run_logger
 from prefect.variables import Variable
 from pydantic import Field
 
-from slimtts.errors import InvalidInputError, SlimttsError
+from slimtts.errors import InvalidInputError
+from tasks.command_line import run_command
 from tasks.flow_parameters import Override, Profile
 from tasks.teacher_settings import teacher_overrides
 from tasks.teacher_versions import ChangedMeanwhileError, TeacherVersion, fetch, newest_version
@@ -117,17 +118,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--endpoint", default="", help="of the S3 server")
     parser.add_argument("--deployment", default=STARTED, help="which is started")
     parser.add_argument("--runs", type=Path, default=RUNS, help="where runs live")
-    given = parser.parse_args(arguments)
-    try:
+    options = parser.parse_args(arguments)
+
+    def watch() -> int:
         flow_run = watch_teachers(
-            given.source, given.profile, given.overrides, given.marker, given.quiet_minutes, given.endpoint,
-            given.deployment, given.runs,
+            options.source, options.profile, options.overrides, options.marker, options.quiet_minutes,
+            options.endpoint, options.deployment, options.runs,
         )  # fmt: skip
-    except SlimttsError as error:
-        print(f"slimtts: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InvalidInputError) else 1
-    print(f"started flow run {flow_run}" if flow_run else "nothing new")
-    return 0
+        print(f"started flow run {flow_run}" if flow_run else "nothing new")
+        return 0
+
+    return run_command(watch, "the same command looks again")
 
 
 if __name__ == "__main__":

@@ -34,9 +34,8 @@ def run_in_group(
         TimeoutError: the command ran longer than `timeout_s`.
     """
     process = subprocess.Popen(
-        [sys.executable, "-I", __file__, str(os.getpid()), *command],
-        cwd=cwd, env=dict(env), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, errors="replace", start_new_session=True,
+        supervised(command), cwd=cwd, env=dict(env), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None  # noqa: S101 - stdout=PIPE, said for the type checker
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -54,6 +53,14 @@ def run_in_group(
         reader.join(GONE_WITHIN_S)
     _deliver(lines, on_line, 0)
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
+
+
+def supervised(command: Sequence[str], grace_s: int = 0) -> list[str]:
+    """`command` below a supervisor, which must be started in a session of its own.
+
+    SIGTERM, or the caller's death, asks the command to end and takes the whole group with it after `grace_s`.
+    """
+    return [sys.executable, "-I", __file__, str(os.getpid()), str(grace_s), *command]
 
 
 def kill_group(group: int) -> None:
@@ -102,8 +109,21 @@ def _die_with_parent(death_signal: int, parent: int) -> None:
         os._exit(128 + signal.SIGKILL)
 
 
-def _supervise(caller: int, command: Sequence[str]) -> int:
-    signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))
+def _supervise(caller: int, grace_s: int, command: Sequence[str]) -> int:
+    child: subprocess.Popen[bytes] | None = None
+
+    def kill_all(*_: object) -> None:
+        os.killpg(0, signal.SIGKILL)
+
+    def end(*_: object) -> None:
+        if child is None or not grace_s:
+            kill_all()
+        else:
+            signal.alarm(grace_s)
+            child.terminate()
+
+    signal.signal(signal.SIGALRM, kill_all)
+    signal.signal(signal.SIGTERM, end)
     _die_with_parent(signal.SIGTERM, caller)
     me = os.getpid()
     # The supervisor has one thread, so a preexec_fn cannot meet a lock held by another.
@@ -113,4 +133,4 @@ def _supervise(caller: int, command: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_supervise(int(sys.argv[1]), sys.argv[2:]))
+    sys.exit(_supervise(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))

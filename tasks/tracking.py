@@ -22,6 +22,7 @@ from slimtts.workspace import Workspace
 from tasks.checkouts import code_revision
 from tasks.experiment_view import VIEW_TAG, experiment_view
 from tasks.logged_models import log_student
+from tasks.mlflow_database import ensure_database
 from tasks.plots import stage_plots
 from tasks.stage_numbers import HEADLINE, UsedData, stage_record
 
@@ -58,10 +59,15 @@ def tracking_uri(runs_root: Path) -> str:
 
 
 def mlflow_client(uri: str) -> MlflowClient:
-    """A client for both tracking and registry; the first one on a new SQLite file takes seconds of migrations."""
+    """A client for both tracking and registry; the first one makes the SQLite file, which takes seconds.
+
+    Raises:
+        InvalidInputError: see `ensure_database`.
+    """
     from mlflow import MlflowClient
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    ensure_database(uri)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 

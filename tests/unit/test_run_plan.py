@@ -58,9 +58,11 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     code = (
         "import flows.compress_model as f\n"
         "def stop(*_, **__): raise KeyboardInterrupt\n"
-        "f.compress_model = stop\n"
-        "raise SystemExit(f.main(['--name', 'mine']))"
+        "import tasks.command_line\n"
+        "tasks.command_line.start_server = stop\n"
+        "raise SystemExit(f.main(['--name', 'mine', '--runs', sys.argv[1]]))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    command = [sys.executable, "-c", f"import sys\n{code}", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert done.returncode == 130
     assert "interrupted; the same command goes on in" in done.stderr and "mine" in done.stderr
