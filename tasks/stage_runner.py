@@ -52,14 +52,21 @@ def run_stage(stage: str, workspace: Path, timeout_s: float, logger: Logger) -> 
     Raises:
         StageError: the stage failed (with its last line) or ran longer than `timeout_s`.
     """
-    changes = stale_stages(workspace, stage)
+    changes = stage_changes(stage, workspace, logger)
     if not changes:
-        logger.info("%s: unchanged, nothing to do", stage)
         return False
     logger.info("%s: runs, because %s", stage, _reasons(changes.get(stage)))
     tail = run_dvc(["repro", "--single-item", stage], workspace, timeout_s, logger, stage)
     logger.info("%s: %s", stage, "restored from the cache" if "is cached" in "".join(tail) else "done")
     return True
+
+
+def stage_changes(stage: str, workspace: Path, logger: Logger) -> dict[str, list[Any]]:
+    """What makes a stage stale; nothing, said in the log, when it is up to date."""
+    changes = stale_stages(workspace, stage)
+    if not changes:
+        logger.info("%s: unchanged, nothing to do", stage)
+    return changes
 
 
 def stale_stages(workspace: Path, *stages: str) -> dict[str, list[Any]]:

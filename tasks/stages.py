@@ -17,7 +17,7 @@ from tasks.checkpoint_mirror import mirrored_checkpoints
 from tasks.devices import owned_devices
 from tasks.fan_out import fan_out
 from tasks.live_curves import catch_up, following_curves
-from tasks.stage_runner import StageError, run_stage
+from tasks.stage_runner import StageError, run_stage, stage_changes
 from tasks.tracking import TrackedRun, log_stage, log_stage_or_wait
 
 HOUR_S = 3600.0
@@ -40,11 +40,12 @@ def mlflow_is_away(task: Task[..., Any], run: TaskRun, state: State[Any]) -> boo
 
 def _bring_up_to_date(stage: str, run: TrackedRun, timeout_s: float, owns_device: bool = False) -> bool:
     """Runs the stage if it is stale, records its numbers and shows its table. A device has one stage at a time."""
-    logger = get_run_logger()
-    devices = owned_devices(run.workspace.parent, stage, logger) if owns_device else nullcontext()
-    with devices:
-        fan_out(stage, run.workspace, timeout_s, logger)
-        ran = run_stage(stage, run.workspace, timeout_s, logger)
+    logger, ran = get_run_logger(), False
+    # Without work nobody waits for a device, which a training may hold for days; with it, DVC is asked again there.
+    if not owns_device or stage_changes(stage, run.workspace, logger):
+        with owned_devices(run.workspace.parent, stage, logger) if owns_device else nullcontext():
+            fan_out(stage, run.workspace, timeout_s, logger)
+            ran = run_stage(stage, run.workspace, timeout_s, logger)
     log_stage_or_wait(run, stage, logger)
     show_stage(run, stage, logger)
     return ran

@@ -4,6 +4,7 @@ import pytest
 
 from slimtts.errors import InvalidInputError
 from slimtts.workspace import STAGES
+from tasks.locks import exclusive_lock
 from tasks.promotion_log import PromotionLog
 from tasks.stage_runner import StageError, stale_stages
 from tasks.tracking import mlflow_client, tracking_uri
@@ -40,7 +41,15 @@ def test_pipeline_runs_once_then_only_what_a_change_touches(compress, started, r
     assert run.data.params["distill_student.steps"] == str(compose_params("demo", ()).distill_student.steps)
     assert [metric.step for metric in client.get_metric_history(run_id, "student/loss")] == [1, 2, 3]
 
-    with caplog.at_level(logging.INFO):
+    def refuse_to_wait(path, on_wait):
+        return exclusive_lock(path)
+
+    with (
+        caplog.at_level(logging.INFO),
+        monkeypatch.context() as device,
+        exclusive_lock(runs_root / ".device.lock"),  # a training of another run
+    ):
+        device.setattr("tasks.devices.exclusive_lock", refuse_to_wait)
         compress()
     assert started() == []
     assert sum("unchanged, nothing to do" in message for message in caplog.messages) == len(STAGES)

@@ -2,12 +2,14 @@
 
 import importlib.util
 import logging
+from contextlib import contextmanager
 
 import pytest
 import yaml
 
 from slimtts.errors import InvalidInputError
 from slimtts.workspace import STAGES, Workspace
+from tasks import stages
 from tasks.artifacts import finished_steps, layer_rows, run_page, show_stage, showing_progress, total_steps
 from tasks.devices import GPU_LIMIT, owned_devices, visible_devices
 from tasks.live_curves import catch_up, following_curves
@@ -71,6 +73,35 @@ def test_a_device_has_one_stage_and_its_neighbour_is_free(monkeypatch, tmp_path,
         ):
             pass
     assert slots() == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "events"),
+    [
+        ([{}], ["asked"]),
+        ([{"distill_student": ["params"]}, {}], ["asked", "waited for the device", "asked"]),
+    ],
+)
+def test_dvc_is_asked_before_a_device_is_waited_for_and_again_below_its_lock(monkeypatch, tmp_path, changes, events):
+    seen = []
+
+    def ask(workspace, *stages):
+        seen.append("asked")
+        return changes.pop(0)
+
+    @contextmanager
+    def wait(*_):
+        seen.append("waited for the device")
+        yield
+
+    monkeypatch.setattr("tasks.stage_runner.stale_stages", ask)
+    monkeypatch.setattr(stages, "owned_devices", wait)
+    monkeypatch.setattr(stages, "get_run_logger", lambda: logger)
+    for what_follows in ("log_stage_or_wait", "show_stage"):
+        monkeypatch.setattr(stages, what_follows, lambda *_: None)
+    run = TrackedRun("sqlite:///", "id", tmp_path)
+    assert stages._bring_up_to_date("distill_student", run, 1, owns_device=True) is False
+    assert (seen, changes) == (events, [])
 
 
 def test_layers_are_shown_with_their_fate(finished):
