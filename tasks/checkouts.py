@@ -39,6 +39,16 @@ def run_checkout(workspace: Path, revision: str, checkout: Path = CHECKOUT) -> P
     return copy
 
 
+def is_own_commit(checkout: Path, commit: str) -> bool:
+    """Is it part of what is checked out, or of a local branch? Others' commits may have been fetched beside these."""
+    command = ["git", "-C", str(checkout), "for-each-ref", "--count=1", "--contains", commit, "refs/heads"]
+    branches = subprocess.run(command, capture_output=True, text=True) if _in_git(checkout) else None
+    if branches is None or branches.returncode:
+        return False
+    command = ["git", "-C", str(checkout), "merge-base", "--is-ancestor", commit, LATEST]
+    return bool(branches.stdout.strip()) or subprocess.run(command, capture_output=True).returncode == 0
+
+
 def code_revision(workspace: Path) -> str:
     """The commit of the code that this workspace executes; see `git_revision`."""
     return git_revision((workspace / "src").resolve().parent)

@@ -1,16 +1,23 @@
-"""What a decision rests on, frozen in the MLflow run when a version is registered: results, params and DVC's files."""
+"""What a decision rests on, frozen in the MLflow run when a version is registered: results, params and DVC's files.
+
+The version's tag holds the hash of each of these files; they are checked before anything of them is used.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import re
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slimtts.errors import InvalidInputError
-from slimtts.results import EvaluationReport, Release
+from slimtts.results import EvaluationReport, Lineage, Release
+from slimtts.storage import files_sha256
 from slimtts.workspace import Workspace
+from tasks.artifact_store import NEXT, download_artifact
 from tasks.promotion_log import registered_model
 from tasks.tracking import TrackedRun
 
@@ -18,8 +25,13 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-EVIDENCE = "evidence"  # tag of a version: run and hash of its latest evaluation, in one so that they belong together
+# Tag of a version: run and hash of its latest evaluation, then NAME=SHA-256 of each file; in one, so that they belong
+# together. Versions of slimtts 0.1 end after the evaluation.
+EVIDENCE = "evidence"
 RECIPE = ("params.yaml", "dvc.yaml", "dvc.lock")
+RESULTS = ("release.json", "evaluation.json")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+IDENTITY = ("data_sha256", "teacher_sha256", "student_sha256")  # of a lineage: what one student always has
 
 
 @dataclass(frozen=True)
@@ -47,20 +59,26 @@ class Evidence:
             InvalidInputError: no such version, or its evidence is missing or was changed.
         """
         with tempfile.TemporaryDirectory() as scratch:
-            folder = fetch_evidence(client, model_name, version, Path(scratch))
-            evidence = cls._read(folder / "release.json", folder / "evaluation.json")
-        registered = _place(client, model_name, version)[1]
-        if evidence.evaluation_sha256 != registered:
-            raise InvalidInputError(
-                f"evaluation of {model_name} version {version}", f"hash {evidence.evaluation_sha256[:12]}",
-                f"hash {registered[:12]}, as registered", "run its compression again",
-            )  # fmt: skip
-        return evidence
+            return cls.of_folder(fetch_evidence(client, model_name, version, Path(scratch)))
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> Evidence:
+        """What `fetch_evidence` brought."""
+        return cls._read(folder / "release.json", folder / "evaluation.json")
 
     @classmethod
     def _read(cls, release: Path, evaluation: Path) -> Evidence:
         report = EvaluationReport.read(evaluation)
         return cls(Release.read(release), report, hashlib.sha256(evaluation.read_bytes()).hexdigest())
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the evidence of a version lies, and what it must be."""
+
+    run_id: str
+    evaluation_sha256: str
+    sha256: Mapping[str, str] = field(default_factory=dict)
 
 
 def log_evidence(run: TrackedRun, evaluation_sha256: str) -> str:
@@ -70,19 +88,39 @@ def log_evidence(run: TrackedRun, evaluation_sha256: str) -> str:
     """
     workspace = Workspace(run.workspace)
     files = [workspace.release / "release.json", workspace.evaluation / "evaluation.json"]
-    for path in [*files, *(run.workspace / name for name in RECIPE)]:
+    files += [run.workspace / name for name in RECIPE]
+    for path in files:
         run.client.log_artifact(run.run_id, str(path), _folder(evaluation_sha256))
-    return f"{run.run_id} {evaluation_sha256}"
+    return " ".join([run.run_id, evaluation_sha256, *(f"{path.name}={files_sha256([path])}" for path in files)])
 
 
-def fetch_evidence(client: MlflowClient, model_name: str, version: str, into: Path) -> Path:
-    """Downloads what `log_evidence` kept of a version; gives the folder below `into`.
+def fetch_evidence(client: MlflowClient, model_name: str, version: str, into: Path, with_recipe: bool = False) -> Path:
+    """Downloads what `log_evidence` kept of a version, each file as it was registered; gives the folder below `into`.
+
+    Of a version of slimtts 0.1 only results are proven: the evaluation by its hash, the lineage by the version's tags.
+    `with_recipe` refuses such a version.
 
     Raises:
-        InvalidInputError: no such version, or it was registered without.
+        InvalidInputError: no such version, it was registered without, or a file is missing or was changed.
     """
-    run_id, evaluation_sha256 = _place(client, model_name, version)
-    return Path(client.download_artifacts(run_id, _folder(evaluation_sha256), str(into)))
+    what, entry = f"{model_name} version {version}", model_version(client, model_name, version)
+    place = _place(entry, what)
+    if with_recipe and not place.sha256:
+        raise InvalidInputError(
+            what, f"registered without hashes of {', '.join(RECIPE)}, as slimtts 0.1 did", "a hash of each file", NEXT
+        )
+    folder = download_artifact(client, place.run_id, _folder(place.evaluation_sha256), into, f"evidence of {what}")
+    for name, allowed in (place.sha256 or {"evaluation.json": place.evaluation_sha256}).items():
+        path = folder / name
+        observed = files_sha256([path]) if path.is_file() else "nothing"
+        if observed != allowed:
+            raise InvalidInputError(
+                f"{name.removesuffix('.json')} of {what}", f"hash {observed[:12]}",
+                f"hash {allowed[:12]}, as registered", NEXT,
+            )  # fmt: skip
+    if not place.sha256:
+        _check_lineage(Evidence.of_folder(folder).release.lineage, entry.tags, what)
+    return folder
 
 
 def model_version(client: MlflowClient, model_name: str, version: str) -> ModelVersion:
@@ -99,15 +137,27 @@ def model_version(client: MlflowClient, model_name: str, version: str) -> ModelV
     return client.get_model_version(model_name, version)
 
 
-def _place(client: MlflowClient, model_name: str, version: str) -> tuple[str, str]:
-    """(MLflow run, hash of the evaluation)."""
-    run_id, _, evaluation_sha256 = model_version(client, model_name, version).tags.get(EVIDENCE, "").partition(" ")
-    if not evaluation_sha256:
+def lineage_tags(lineage: Lineage) -> dict[str, str]:
+    """A lineage as tags of its version."""
+    return {key: str(value) for key, value in lineage.model_dump().items()}
+
+
+def _check_lineage(lineage: Lineage, tags: Mapping[str, str], what: str) -> None:
+    """By the hashes that belong to the student; code and recogniser may be others in a later evaluation of it."""
+    named = {key: value for key, value in lineage_tags(lineage).items() if key in IDENTITY}
+    changed = [key for key, value in named.items() if tags.get(key) != value]
+    if changed:
         raise InvalidInputError(
-            f"{model_name} version {version}", "registered without its evidence", "release.json, evaluation.json, "
-            + ", ".join(RECIPE), "run its compression again: the same student keeps its version",
-        )  # fmt: skip
-    return run_id, evaluation_sha256
+            f"release of {what}", f"other {', '.join(changed)} than in its tags", "the lineage as registered", NEXT
+        )
+
+
+def _place(entry: ModelVersion, what: str) -> _Place:
+    run_id, evaluation_sha256, *hashes = [*entry.tags.get(EVIDENCE, "").split(), "", ""]
+    sha256 = dict(word.partition("=")[::2] for word in hashes if word)
+    if not SHA256.fullmatch(evaluation_sha256) or (sha256 and sha256.keys() != {*RESULTS, *RECIPE}):
+        raise InvalidInputError(what, "registered without its evidence", ", ".join([*RESULTS, *RECIPE]), NEXT)
+    return _Place(run_id, evaluation_sha256, sha256)
 
 
 def _folder(evaluation_sha256: str) -> str:

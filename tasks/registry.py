@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from slimtts import __version__
 from slimtts.params import load_params
 from slimtts.promotion_history import is_decided
-from slimtts.results import Lineage, ModelOrigin, Release
+from slimtts.results import ModelOrigin, Release
 from slimtts.workspace import Workspace
-from tasks.evidence import EVIDENCE, Evidence, log_evidence
+from tasks.evidence import EVIDENCE, Evidence, lineage_tags, log_evidence
 from tasks.promotion import Promotions, Request
 from tasks.tracking import TrackedRun
 
@@ -116,12 +116,8 @@ def _create_version(client: MlflowClient, run: TrackedRun, release: Release, wor
         release.model_name,
         f"runs:/{run.run_id}/{_model_folder(release)}",
         run_id=run.run_id,
-        tags=_lineage_tags(release.lineage) | _origin_tags(workspace.release / "model"),
+        tags=lineage_tags(release.lineage) | _origin_tags(workspace.release / "model"),
     )
-
-
-def _lineage_tags(lineage: Lineage) -> dict[str, str]:
-    return {key: str(value) for key, value in lineage.model_dump().items()}
 
 
 def _origin_tags(student: Path) -> dict[str, str]:

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from slimtts.storage import atomic_path
-from tasks.stage_runner import Logger, run_dvc
+from tasks.output_bytes import declared_outputs
+from tasks.stage_runner import Logger, remove_damaged, run_dvc
 
 CHECKOUT_TIMEOUT_S = 3600.0
 
@@ -31,14 +32,16 @@ def take_over(source: Path, target: Path, stages: Sequence[str], logger: Logger)
     lock["stages"] |= {stage: finished[stage] for stage in stages}
     with atomic_path(target / "dvc.lock") as temporary:
         temporary.write_text(yaml.safe_dump(lock, sort_keys=False))
-    declared = yaml.safe_load((target / "dvc.yaml").read_text())["stages"]
-    outputs = [_output(entry) for stage in stages for entry in declared[stage]["outs"]]
+    declared = declared_outputs(target / "dvc.yaml")
+    outputs = [output for stage in stages for output in declared[stage].items()]
     for path, cached in outputs:
         if not cached:
             with atomic_path(target / path) as temporary:
                 shutil.copytree(source / path, temporary)
     cached_outputs = [path for path, cached in outputs if cached]
     run_dvc(["checkout", "--force", *cached_outputs], target, CHECKOUT_TIMEOUT_S, logger, "dvc checkout")
+    for stage in stages:  # what came damaged is not taken over: the stage runs
+        remove_damaged(stage, target, logger)
     logger.info("%s: taken over from %s", ", ".join(stages), source.name)
     return True
 
@@ -46,11 +49,3 @@ def take_over(source: Path, target: Path, stages: Sequence[str], logger: Logger)
 def _lock(workspace: Path) -> dict[str, Any]:
     path = workspace / "dvc.lock"
     return yaml.safe_load(path.read_text()) if path.is_file() else {"schema": "2.0", "stages": {}}
-
-
-def _output(entry: str | dict[str, dict[str, Any]]) -> tuple[str, bool]:
-    """Path of an output and whether the cache holds it: `data`, or `{progress/x: {cache: false}}`."""
-    if isinstance(entry, str):
-        return entry, True
-    [(path, settings)] = entry.items()
-    return path, settings.get("cache", True)

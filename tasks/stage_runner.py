@@ -15,10 +15,14 @@ from typing import Any
 
 from slimtts.errors import SlimttsError
 from tasks.checkouts import code_revision, git_revision
+from tasks.output_bytes import remove_changed
 from tasks.process_group import run_in_group
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
+# Python does not look for DVC's modules in the workspace, whose outputs may be called as some of them.
+DVC = (sys.executable, "-P", "-m", "dvc")
+CACHE = ".dvc-cache"  # below the runs
 BAD_INPUT_EXIT_CODE = 2  # what `slimtts` returns for errors that only a person can mend
 STATUS_TIMEOUT_S = 600
 DVC_FAILURE = re.compile(r"^ERROR: failed to reproduce .*exited with (-?\d+)")
@@ -49,6 +53,9 @@ class StageError(SlimttsError):
 def run_stage(stage: str, workspace: Path, timeout_s: float, logger: Logger) -> bool:
     """Brings one stage up to date; False when there was nothing to do.
 
+    Outputs are read: where a byte is another than DVC recorded, also one that keeps time and size of its file, or one
+    that came damaged from the cache, the stage runs again.
+
     Raises:
         StageError: the stage failed (with its last line) or ran longer than `timeout_s`.
     """
@@ -56,17 +63,29 @@ def run_stage(stage: str, workspace: Path, timeout_s: float, logger: Logger) -> 
     if not changes:
         return False
     logger.info("%s: runs, because %s", stage, _reasons(changes.get(stage)))
-    tail = run_dvc(["repro", "--single-item", stage], workspace, timeout_s, logger, stage)
+    repro = ["repro", "--single-item", stage]
+    tail = run_dvc(repro, workspace, timeout_s, logger, stage)
+    if remove_damaged(stage, workspace, logger):
+        tail = run_dvc(repro, workspace, timeout_s, logger, stage)
     logger.info("%s: %s", stage, "restored from the cache" if "is cached" in "".join(tail) else "done")
     return True
 
 
 def stage_changes(stage: str, workspace: Path, logger: Logger) -> dict[str, list[Any]]:
-    """What makes a stage stale; nothing, said in the log, when it is up to date."""
+    """What makes a stage stale; nothing, said in the log, when it is up to date. Damaged outputs make it so."""
+    remove_damaged(stage, workspace, logger)
     changes = stale_stages(workspace, stage)
     if not changes:
         logger.info("%s: unchanged, nothing to do", stage)
     return changes
+
+
+def remove_damaged(stage: str, workspace: Path, logger: Logger) -> bool:
+    """Removes outputs of the stage whose bytes are not those that were recorded; True when there were some."""
+    changed = remove_changed(workspace, stage, workspace.parent / CACHE)
+    if changed:
+        logger.warning("%s: bytes of %s are not those that were recorded; made again", stage, ", ".join(changed))
+    return bool(changed)
 
 
 def stale_stages(workspace: Path, *stages: str) -> dict[str, list[Any]]:
@@ -75,7 +94,7 @@ def stale_stages(workspace: Path, *stages: str) -> dict[str, list[Any]]:
     Raises:
         StageError: DVC could not tell.
     """
-    command = [sys.executable, "-m", "dvc", "status", "--json", *stages]
+    command = [*DVC, "status", "--json", *stages]
     done = subprocess.run(
         command,
         cwd=workspace,
@@ -102,7 +121,7 @@ def run_dvc(arguments: Sequence[str], workspace: Path, timeout_s: float, logger:
             tail.append(line)
             logger.info("%s | %s", title, line)
 
-    command = [sys.executable, "-m", "dvc", *arguments]
+    command = [*DVC, *arguments]
     try:
         exit_code = run_in_group(command, workspace, stage_environment(workspace), timeout_s, follow)
     except TimeoutError as error:

@@ -53,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(found.model_dump_json(indent=1) if options.json else lineage_text(found))
         else:
             logger = logging.getLogger("restore")
-            lineage = restore_version(client, model, options.version, options.into, options.runs, logger)
+            lineage = restore_version(
+                client, model, options.version, options.into, options.runs, logger, options.overrides
+            )
             student = lineage.student_sha256[:12]
             print(f"{options.into}: {model} version {options.version}, student {student}, as registered")
     except SlimttsError as error:
@@ -76,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     for question in (from_where, restored):
         question.add_argument("version", help="number in the registry")
     restored.add_argument("--into", type=Path, required=True, help="folder to make")
+    restored.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE")
     return parser
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +16,9 @@ from slimtts.params import Params, parse_params
 from slimtts.storage import atomic_path
 from tasks.checkouts import CHECKOUT, COPY, run_checkout
 from tasks.locks import exclusive_lock
+from tasks.stage_runner import CACHE, DVC
 
 PROFILES = Path("flows", "profiles")
-CACHE = ".dvc-cache"  # below the runs
 SHARED_CACHE = f"../../{CACHE}"  # as seen from a workspace's .dvc
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # Compiled files appear while a stage runs and would make it look changed; a copy of the code, also one that was cut
@@ -71,17 +70,26 @@ def prepare_workspace(
     workspace.mkdir(parents=True, exist_ok=True)
     _write_if_changed(workspace / "dvc.yaml", (checkout / "dvc.yaml").read_text())
     _write_if_changed(workspace / "params.yaml", yaml.safe_dump(params.model_dump(), sort_keys=False))
-    connect_workspace(workspace, params, checkout / "src")
+    connect_dvc(workspace, params)
+    link_code(workspace, checkout / "src")
     return workspace
 
 
-def connect_workspace(workspace: Path, params: Params, code: Path, cache: str = SHARED_CACHE) -> None:
-    """Links the code, and connects DVC with cache and remote."""
-    _link(workspace / "src", code)
+def connect_dvc(workspace: Path, params: Params, cache: str = SHARED_CACHE) -> None:
+    """Connects DVC with cache and remote."""
     if not (workspace / ".dvc").is_dir():
         _dvc_init(workspace)
     _write_if_changed(workspace / ".dvcignore", DVC_IGNORE)
     _write_if_changed(workspace / ".dvc" / "config", dvc_config(params, cache))
+
+
+def link_code(workspace: Path, code: Path) -> None:
+    """Links the code that the workspace executes: last of all, so that nothing is written through the link."""
+    link = workspace / "src"
+    if link.is_symlink() and link.readlink() == code:
+        return
+    link.unlink(missing_ok=True)
+    link.symlink_to(code)
 
 
 def compose_params(profile: str, overrides: Sequence[str], checkout: Path = CHECKOUT) -> Params:
@@ -113,7 +121,8 @@ def dvc_config(params: Params, cache: str = SHARED_CACHE) -> str:
         lines += ["remote = storage"]
     lines += ["[cache]", f"dir = {cache}", 'type = "hardlink,copy"']
     if params.storage.dvc_remote:
-        lines += ["['remote \"storage\"']", f"url = {params.storage.dvc_remote}"]
+        # What comes from the remote is read before it is taken for what it is called.
+        lines += ["['remote \"storage\"']", f"url = {params.storage.dvc_remote}", "verify = True"]
         if params.storage.s3_endpoint:
             lines += [f"endpointurl = {params.storage.s3_endpoint}"]
     return "\n".join(lines) + "\n"
@@ -142,15 +151,8 @@ def _write_if_changed(path: Path, text: str) -> None:
             temporary.write_text(text)
 
 
-def _link(link: Path, target: Path) -> None:
-    if link.is_symlink() and link.readlink() == target:
-        return
-    link.unlink(missing_ok=True)
-    link.symlink_to(target)
-
-
 def _dvc_init(workspace: Path) -> None:
-    command = [sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"]
+    command = [*DVC, "init", "--no-scm", "--quiet"]
     done = subprocess.run(command, cwd=workspace, capture_output=True, text=True)
     if done.returncode:
         raise SlimttsError(f"dvc init in {workspace}: {done.stderr.strip().splitlines()[-1:]}")

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Removes a file, a link or a whole folder; nothing there is right too."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -39,7 +40,7 @@ def atomic_path(final: Path) -> Iterator[Path]:
                 former.rename(final)
             raise
     finally:
-        _remove(holder)
+        remove(holder)
 
 
 def files_sha256(files: Iterable[Path]) -> str:

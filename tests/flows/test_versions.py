@@ -2,27 +2,34 @@
 
 import json
 import logging
+import os
+import re
 import shutil
+import socket
 import subprocess
 
 import pytest
 import yaml
 
 from slimtts.errors import InvalidInputError
+from slimtts.storage import files_sha256
 from slimtts.workspace import STAGES
 from tasks import restoration
+from tasks.evidence import EVIDENCE, Evidence
 from tasks.lineage import lineage_text, version_lineage
+from tasks.output_bytes import object_path
 from tasks.promotion import Promotions, Request
 from tasks.promotion_log import PromotionLog
 from tasks.registry import register_release
 from tasks.restoration import restore_version
-from tasks.stage_runner import run_stage, stale_stages
+from tasks.stage_runner import CACHE, run_stage, stale_stages
 from tasks.tracking import open_run
 from tasks.versions import main
-from tasks.workspace import CACHE, prepare_workspace
+from tasks.workspace import prepare_workspace
 from tests.flows.toy_release import MODEL, toy_release
 
 logger = logging.getLogger("test")
+REMOTE = "s3://speech/runs"
 HASHES = {"data": "data", "teacher": "teacher", "student": "student-1"}
 
 
@@ -36,7 +43,7 @@ def finished(toy_checkout, empty_mlflow_db, tmp_path_factory):
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setenv("TOY_LOG", str(root / "toy.log"))
         patch.setenv("SLIMTTS_GIT_SHA", "abc")
-        workspace = prepare_workspace("toy", "demo", ["storage.dvc_remote=s3://speech/runs"], root, toy_checkout)
+        workspace = prepare_workspace("toy", "demo", [f"storage.dvc_remote={REMOTE}"], root, toy_checkout)
         for stage in STAGES:
             run_stage(stage, workspace, 60, logger)
         run = open_run(workspace, "demo")
@@ -45,12 +52,14 @@ def finished(toy_checkout, empty_mlflow_db, tmp_path_factory):
 
 
 @pytest.fixture
-def restore(finished, tmp_path, monkeypatch):
+def restore(finished, toy_checkout, tmp_path, monkeypatch):
+    """Restores version 1 with the toy checkout as the user's own."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(restoration, "CHECKOUT", toy_checkout)
 
-    def make(into="again", observe=lambda _: HASHES):
+    def make(into="again", observe=lambda *_: HASHES, overrides=()):
         place = tmp_path / into
-        restore_version(finished.client, MODEL, "1", place, finished.workspace.parent, logger, observe)
+        restore_version(finished.client, MODEL, "1", place, finished.workspace.parent, logger, overrides, observe)
         return place
 
     return make
@@ -72,7 +81,7 @@ def test_a_version_leads_back_to_everything_it_came_from(finished):
 
 
 def test_a_version_becomes_its_workspace_again(finished, restore):
-    place = restore()
+    place = restore(overrides=[f"storage.dvc_remote={REMOTE}"])
     for name in ("params.yaml", "dvc.yaml", "dvc.lock"):
         assert (place / name).read_text() == (finished.workspace / name).read_text()
     for path in ("student/student/weights", "evaluation/evaluation.json", "release/release.json", "data/report.json"):
@@ -91,9 +100,9 @@ def test_an_empty_folder_may_be_filled(restore, tmp_path):
 
 def test_what_is_not_what_was_registered_is_refused_and_leaves_nothing(restore, tmp_path):
     with pytest.raises(InvalidInputError, match="teacher of the version: observed other; allowed: teacher, as in its"):
-        restore(observe=lambda _: {**HASHES, "teacher": "other"})
+        restore(observe=lambda *_: {**HASHES, "teacher": "other"})
     with pytest.raises(InvalidInputError, match="data, student of the version"):
-        restore(observe=lambda _: {"teacher": "teacher"})
+        restore(observe=lambda *_: {"teacher": "teacher"})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -113,6 +122,8 @@ def test_an_output_that_is_nowhere_is_named(finished, restore, tmp_path, monkeyp
         with pytest.raises(
             InvalidInputError, match=r"outputs: observed data in neither cache nor remote \(s3://speech"
         ):
+            restore("lost", overrides=[f"storage.dvc_remote={REMOTE}"])
+        with pytest.raises(InvalidInputError, match=r"data in neither cache nor remote \(none is set\)"):
             restore("lost")
     finally:
         kept.rename(lost)
@@ -135,9 +146,9 @@ def test_the_code_is_that_of_the_commit_where_the_checkout_has_it(finished, tmp_
     def code(sha):
         return restoration._code(workspace, lineage.model_copy(update={"git_sha": sha}), logger)
 
-    assert (workspace / code(commit) / "code.py").read_text() == "then"
+    assert (workspace / code(commit) / "src" / "code.py").read_text() == "then"
     assert not code(commit).is_absolute(), "the folder may be moved"
-    assert (code(f"{commit}-dirty") / "code.py").read_text() == "now"
+    assert (code(f"{commit}-dirty") / "src" / "code.py").read_text() == "now"
     assert "the version was made by" in caplog.text
 
 
@@ -185,4 +196,137 @@ def test_a_folder_without_a_registry_stays_without(tmp_path, capsys, monkeypatch
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert main(["history", "--runs", str(tmp_path)]) == 2
     assert "registry: observed no sqlite" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def evidence_folder(finished):
+    """What the registry keeps of version 1; as it was afterwards."""
+    [folder] = {path.parent for path in (finished.workspace.parent / "mlartifacts").rglob("decision/*/dvc.lock")}
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    tag = finished.client.get_model_version(MODEL, "1").tags[EVIDENCE]
+    yield folder
+    for path, content in before.items():
+        path.unlink(missing_ok=True)
+        path.write_bytes(content)
+    finished.client.set_model_version_tag(MODEL, "1", EVIDENCE, tag)
+
+
+def tag_again(finished, folder):
+    """As somebody does who can write to the registry too: the hashes fit what lies there."""
+    run_id, evaluation, *_ = finished.client.get_model_version(MODEL, "1").tags[EVIDENCE].split()
+    hashes = [f"{path.name}={files_sha256([path])}" for path in sorted(folder.iterdir())]
+    finished.client.set_model_version_tag(MODEL, "1", EVIDENCE, " ".join([run_id, evaluation, *hashes]))
+
+
+def change_yaml(path, change):
+    content = yaml.safe_load(path.read_text())
+    change(content)
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+@pytest.fixture
+def strangers_server():
+    """A server that counts who comes."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+@pytest.mark.parametrize("name", ["params.yaml", "dvc.yaml", "dvc.lock", "release.json", "evaluation.json"])
+def test_every_file_of_a_version_is_as_it_was_registered(finished, restore, evidence_folder, tmp_path, name):
+    with (evidence_folder / name).open("a") as stream:
+        stream.write(" ")
+    what = f"{name.removesuffix('.json')} of slimtts-nano version 1: observed hash "
+    with pytest.raises(InvalidInputError, match=re.escape(what)):
+        restore()
+    with pytest.raises(InvalidInputError, match=re.escape(what)):
+        Evidence.of_version(finished.client, MODEL, "1")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_version_cannot_bring_code(finished, restore, evidence_folder, toy_checkout, strangers_server, tmp_path):
+    """An output below src, from the server that the version's params name, with hashes in the tags that fit."""
+    outs = [{"path": "src/sitecustomize.py", "hash": "md5", "md5": "0" * 32, "size": 1}]
+    change_yaml(evidence_folder / "dvc.yaml", lambda d: d["stages"]["subset_data"]["outs"].append(outs[0]["path"]))
+    change_yaml(evidence_folder / "dvc.lock", lambda d: d["stages"]["subset_data"]["outs"].extend(outs))
+    change_yaml(
+        evidence_folder / "params.yaml",
+        lambda d: d["storage"].update(dvc_remote="s3://stranger/x", s3_endpoint=strangers_server),
+    )
+    change_yaml(evidence_folder / "release.json", lambda d: d["lineage"].update(git_sha="unknown"))
+    release = yaml.safe_load((evidence_folder / "release.json").read_text())
+    (evidence_folder / "release.json").write_text(json.dumps(release))
+    tag_again(finished, evidence_folder)
+    with pytest.raises(InvalidInputError, match=r"dvc.lock: observed output 'src/sitecustomize.py' of stage 'subset_"):
+        restore()
+    assert not (toy_checkout / "src" / "sitecustomize.py").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_remote_and_commands_are_ones_own(finished, restore, evidence_folder, strangers_server, caplog):
+    for stage in STAGES:
+        change_yaml(evidence_folder / "dvc.yaml", lambda d, stage=stage: d["stages"][stage].update(cmd="touch ran"))
+    change_yaml(
+        evidence_folder / "params.yaml",
+        lambda d: d["storage"].update(dvc_remote="s3://stranger/x", s3_endpoint=strangers_server),
+    )
+    tag_again(finished, evidence_folder)
+    place = restore()
+    assert "touch ran" not in (place / "dvc.yaml").read_text()
+    assert yaml.safe_load((place / "params.yaml").read_text())["storage"] == {"dvc_remote": "", "s3_endpoint": ""}
+    assert "stranger" not in (place / ".dvc" / "config").read_text()
+    assert "the version names the remote 's3://stranger/x'; it is asked only if you name it" in caplog.text
+    assert (place / "src").readlink().name == "src"
+
+
+def test_a_version_of_an_earlier_release_opens_by_what_its_tags_prove(finished, restore, evidence_folder):
+    tag = finished.client.get_model_version(MODEL, "1").tags[EVIDENCE]
+    finished.client.set_model_version_tag(MODEL, "1", EVIDENCE, " ".join(tag.split()[:2]))
+    assert Evidence.of_version(finished.client, MODEL, "1").release.verdict.decision == "ACCEPT"
+    with pytest.raises(InvalidInputError, match=r"without hashes of params.yaml.*next: run its compression again"):
+        restore()
+    release = json.loads((evidence_folder / "release.json").read_text())
+    release["lineage"]["student_sha256"] = "another"
+    (evidence_folder / "release.json").write_text(json.dumps(release))
+    with pytest.raises(InvalidInputError, match="observed other student_sha256 than in its tags"):
+        Evidence.of_version(finished.client, MODEL, "1")
+
+
+def test_evidence_that_is_a_link_is_not_followed(finished, restore, evidence_folder, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_bytes((evidence_folder / "params.yaml").read_bytes())
+    (evidence_folder / "params.yaml").unlink()
+    (evidence_folder / "params.yaml").symlink_to(secret)
+    with pytest.raises(InvalidInputError, match="which is a link"):
+        restore()
+
+
+def objects_of(finished, path):
+    cache = finished.workspace.parent / CACHE
+    lock = yaml.safe_load((finished.workspace / "dvc.lock").read_text())
+    [output] = [out for stage in lock["stages"].values() for out in stage["outs"] if out["path"] == path]
+    listing = object_path(cache, output["md5"])
+    return [object_path(cache, entry["md5"]) for entry in json.loads(listing.read_text())]
+
+
+@pytest.mark.parametrize("path", ["data", "scores", "pruned", "student", "evaluation", "release"])
+def test_one_byte_in_the_cache_is_noticed_in_every_output(finished, restore, tmp_path, path):
+    """Time, size and mode are kept."""
+    damaged = max(objects_of(finished, path), key=lambda file: file.stat().st_size)
+    good, status = damaged.read_bytes(), damaged.stat()
+    damaged.chmod(0o644)
+    with damaged.open("r+b") as stream:
+        stream.write(bytes([good[0] ^ 1]))
+    damaged.chmod(status.st_mode)
+    os.utime(damaged, ns=(status.st_atime_ns, status.st_mtime_ns))
+    try:
+        with pytest.raises(InvalidInputError, match=f"outputs: observed {path} in neither cache nor remote"):
+            restore()
+        assert not damaged.exists(), "nobody else takes it either"
+    finally:
+        damaged.unlink(missing_ok=True)
+        damaged.write_bytes(good)
     assert list(tmp_path.iterdir()) == []

@@ -18,11 +18,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, StreamingResponse
 
 from slimtts.errors import SlimttsError
+from slimtts.redaction import redacted
 from slimtts.serving.gate import HEALTH, METRICS, MODELS, READY, RELOAD, SPEECH, Gate
 from slimtts.serving.limits import ServingLimits
 from slimtts.serving.live_model import LiveModel, Replacement, ServedModel
 from slimtts.serving.numbers import ServingNumbers
-from slimtts.serving.redaction import redacted
 from slimtts.serving.refusals import Refusal
 from slimtts.serving.speech_desk import RETRY_AFTER_S, SpeechDesk
 from slimtts.serving.speech_request import SpeechRequest

@@ -11,12 +11,12 @@ from functools import partial
 import uvicorn
 
 from slimtts.errors import InvalidInputError
+from slimtts.redaction import RedactingFormatter
 from slimtts.serving.app import SpeechServer
 from slimtts.serving.connections import BoundedConnection
 from slimtts.serving.limits import ServingLimits
 from slimtts.serving.live_model import LiveModel
 from slimtts.serving.model_source import KEY_VARIABLE, Fetch
-from slimtts.serving.redaction import RedactingFormatter
 from slimtts.serving.request_head import LARGEST_HEAD_BYTES, is_loopback
 
 logger = logging.getLogger(__name__)

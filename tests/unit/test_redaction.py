@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from slimtts.serving.redaction import RedactingFormatter, redacted
+from slimtts.redaction import RedactingFormatter, redacted
 
 KEY = "correct-horse-battery"
 
