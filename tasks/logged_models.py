@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from slimtts.params import load_params
-from slimtts.results import DistillReport, PrunePlan
+from slimtts.results import EvaluationReport, PrunePlan
 from slimtts.workspace import Workspace
+from tasks.stage_numbers import STUDENT_HASH, student_sha256
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-STUDENT_HASH = "student_sha256"
 MODEL_TYPE = "student"
 
 
@@ -21,18 +21,23 @@ def log_student(client: MlflowClient, run_id: str, workspace: Workspace) -> str:
     from mlflow.entities import LoggedModelOutput
 
     run = client.get_run(run_id)
-    sha256 = DistillReport.read(workspace.student / "report.json").student.weights_sha256
-    experiment = run.info.experiment_id
+    sha256 = student_sha256(EvaluationReport.read(workspace.evaluation / "evaluation.json"))
+    experiment, tags = run.info.experiment_id, {STUDENT_HASH: sha256} if sha256 else {}
     known = [
         model
         for model in client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
-        if model.tags.get(STUDENT_HASH) == sha256
+        if model.tags.get(STUDENT_HASH, "") == sha256
     ]
     model = (
         known[0]
         if known
         else client.create_logged_model(
-            experiment, run.info.run_name, run_id, {STUDENT_HASH: sha256}, recipe(workspace), MODEL_TYPE
+            experiment,
+            run.info.run_name,
+            run_id,
+            tags,
+            recipe(workspace),
+            MODEL_TYPE,
         )
     )
     client.finalize_logged_model(model.model_id, "READY")

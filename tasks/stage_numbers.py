@@ -21,6 +21,7 @@ from slimtts.results import (
 from slimtts.workspace import Workspace
 
 AUDIO_FILES = 8  # a taste for the run's page; all of them stay in the workspace
+STUDENT_HASH = "student_sha256"  # tag of runs, logged models and versions: all name the student by one hash
 HEADLINE = "compare"  # prefix of the few metrics that answer which student is best; MLflow gives it a section of charts
 
 
@@ -71,6 +72,11 @@ def numbers(prefix: str, value: Any) -> dict[str, float]:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return {}
     return {prefix: float(value)}
+
+
+def student_sha256(report: EvaluationReport) -> str:
+    """The student's hash, which its version and its card bear too; "" where an old evaluation does not name it."""
+    return report.weights_sha256.get("student", "")
 
 
 def evaluation_numbers(report: EvaluationReport) -> dict[str, float]:
@@ -167,7 +173,7 @@ def _distill_student(workspace: Workspace) -> StageRecord:
     report = DistillReport.read(workspace.student / "report.json")
     return StageRecord(
         numbers("distill", report.model_dump()),
-        {"preset": report.preset, "device": report.device, "student_sha256": report.student.weights_sha256},
+        {"preset": report.preset, "device": report.device},
     )
 
 
@@ -178,6 +184,7 @@ def _evaluate_student(workspace: Workspace) -> StageRecord:
         "asr", "normalizer", "test_set_sha256", "benchmark", "language", "metric", "similarity_predictor", "machine",
     )  # fmt: skip
     tags = {name: str(getattr(report, name)) for name in named}
+    tags |= {STUDENT_HASH: sha256} if (sha256 := student_sha256(report)) else {}
     tags |= {"mos_predictor": student.mos_predictor, "depth": f"{student.num_layers} of {teacher.num_layers}"}
     audio = sorted(workspace.evaluation.glob("audio/**/*.wav"))[:AUDIO_FILES]
     names = ("evaluation.json", "table.md", "utterances.jsonl", "agreement.json")

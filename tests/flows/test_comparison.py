@@ -30,7 +30,9 @@ def finished_run(runs_root, name, layers, errors, steps=60, **report):
         strategy="coverage", teacher_hours=10, share=0.04, word_coverage=1.0, splits={"train": split, "test": split},
         dropped={}, data_sha256="d" * 64,
     ).write(workspace.data / "report.json")  # fmt: skip
-    training = TrainingReport(name="student", steps=steps, tokens=1, wall_s=1, final_loss=1, weights_sha256=f"w-{name}")
+    training = TrainingReport(
+        name="student", steps=steps, tokens=1, wall_s=1, final_loss=1, weights_sha256="of tensors"
+    )
     report = DistillReport(preset="default", student=training, control=None, device="cpu")
     report.write(workspace.student / "report.json")
     lock = {"stages": {stage: {"outs": [stage, name, layers]} for stage in RECORDED}}
@@ -50,7 +52,7 @@ def paths(run, folder):
 
 
 def test_a_run_shows_its_headline_data_student_and_pictures(runs_root):
-    run = recorded(finished_run(runs_root, "half", 6, GOOD))
+    run = recorded(finished_run(runs_root, "half", 6, GOOD, weights_sha256={"student": "w-half"}))
     found = run.client.get_run(run.run_id)
     headline = {key: value for key, value in found.data.metrics.items() if key.startswith("compare/")}
     expected = {"layers": 6, "depth_percent": 50, "wer_percent": 5, "wer_gap_points": 5, "wer_gap_points.high": 6}
@@ -65,6 +67,7 @@ def test_a_run_shows_its_headline_data_student_and_pictures(runs_root):
     (output,) = found.outputs.model_outputs
     student = run.client.get_logged_model(output.model_id)
     assert (student.name, student.status, student.tags["student_sha256"]) == ("half", "READY", "w-half")
+    assert found.data.tags["student_sha256"] == "w-half", "what the evaluation and the version call it"
     assert (student.params["layers"], student.params["steps"]) == ("6 of 12", "60")
     assert {m.key: m.value for m in student.metrics} == pytest.approx(headline)
     assert {(m.dataset_name, m.dataset_digest) for m in student.metrics} == {("test sentences", "t" * 32)}

@@ -208,6 +208,8 @@ def heal(params: Params, workspace: Workspace, device: torch.device, world: Worl
                 system = trim_vocabulary(model.to("cpu"), teacher, kept)
                 model = system.model
             save_model(model, system, out / name, plan.retained if name == "student" else range(plan.num_layers))
+            # Of the file, as everywhere: evaluation, version and card name the student by it.
+            reports[name] = reports[name].model_copy(update={"weights_sha256": hash_weights(out / name)})
             shutil.copy(folder / "curves.jsonl", out / f"{name}.jsonl")
         report = DistillReport(
             preset=knobs.preset,
