@@ -54,7 +54,7 @@ def start_run(version: TeacherVersion, folder: Path, deployment: str, profile: s
     parameters = {
         "name": version.name,
         "profile": profile,
-        "overrides": [*teacher_overrides(folder), *overrides],
+        "overrides": [*teacher_overrides(folder, overrides), *overrides],
         "revision": "HEAD",
     }
     key = f"teacher {version.fingerprint}"

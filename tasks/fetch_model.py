@@ -2,8 +2,9 @@
 
 `python -m tasks.fetch_model models:/NAME@ALIAS FOLDER` makes FOLDER of the student's weights, configuration, tokenizer
 and voices, and prints its identity as a line of JSON. Everything else a version may hold is left where it is: the
-version must be laid out as `tasks.registry` lays it out, with the code of `speech_pyfunc.py` that is known here, and
-the weights must have the hash in the version's tag. A pickle, other code, other names: refused before a download.
+version must be laid out as `tasks.registry` lays it out, in one's own artifact store, with the code of
+`speech_pyfunc.py` that is known here, and weights and all other files must have the hashes in the version's tags. A
+pickle, other code, other names: refused before a download.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -25,7 +27,8 @@ import yaml
 
 from slimtts.errors import InvalidInputError, SlimttsError
 from slimtts.process_guard import die_with_parent
-from slimtts.storage import atomic_path, files_sha256
+from slimtts.storage import atomic_path, files_sha256, folder_sha256
+from tasks.artifact_store import check_no_links, run_artifacts
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
 # Every text that speech_pyfunc.py has had: a version keeps the one it was registered with.
 KNOWN_CODE_SHA256 = frozenset({"b1d7a02df2af37dd5ea5804fceb39fb31dab99e5b04777f4c688cd8a484fb92c"})
+MODEL_FILES = "model_files_sha256"  # tag of a version: `folder_sha256` of the student's files; slimtts 0.1 had none
 CODE, MLMODEL, ARTIFACTS = "speech_pyfunc.py", "MLmodel", "artifacts"
 BESIDE = frozenset({CODE, MLMODEL, "conda.yaml", "python_env.yaml", "requirements.txt"})
 LOADER = "mlflow.pyfunc.loaders.code_model"  # of a model from code; the other one unpickles
@@ -43,6 +47,7 @@ LARGEST_TEXT_BYTES = 256 << 20  # of any file but weights
 MODEL_URI = re.compile(r"models:/(?P<name>[A-Za-z0-9._-]+)(?:@(?P<alias>[A-Za-z0-9._-]+)|/(?P<version>[0-9]+))")
 SOURCE = re.compile(r"runs:/(?P<run>[0-9a-f]{32})/(?P<path>[A-Za-z0-9][A-Za-z0-9._-]*)")
 SHA256 = re.compile(r"[0-9a-f]{64}")
+logger = logging.getLogger(__name__)
 NEXT = "promote or roll back to a version that `slimtts` registered"
 
 
@@ -74,6 +79,7 @@ def fetch_model(client: MlflowClient, uri: str, folder: Path, unless_version: st
     if source is None or source["run"] != version.run_id:
         _refuse(what, f"source {str(version.source)[:120]}", "runs:/ of the version's own run")
     root = source["path"]
+    check_no_links(run_artifacts(client, source["run"], what), root, what)
     sizes = dict(_listed(client, source["run"], root, what))
     student = check_names(sizes, what)
     with tempfile.TemporaryDirectory(prefix="slimtts-fetch-") as temporary:
@@ -93,6 +99,7 @@ def fetch_model(client: MlflowClient, uri: str, folder: Path, unless_version: st
                 if name.startswith(f"{ARTIFACTS}/"):
                     shutil.move(download(name), made / PurePosixPath(name).name)
             check_student(made, sha256, what)
+            check_files(made, version.tags.get(MODEL_FILES), what)
     return FetchedModel(str(folder), version.name, str(version.version), source["run"], sha256)
 
 
@@ -211,6 +218,18 @@ def check_student(folder: Path, sha256: str, what: str) -> None:
             _refuse(f"{what}, {path.name}", str(error), "a JSON object")
         if asks_for_code:
             _refuse(f"{what}, {path.name}", "auto_map, which names code", "a configuration of a known architecture")
+
+
+def check_files(folder: Path, sha256: str | None, what: str) -> None:
+    """Refuses other files than those that were registered: configuration, tokenizer and voices decide too what is said.
+
+    Raises:
+        InvalidInputError: the hash of all files is another.
+    """
+    if sha256 is None:
+        logger.warning("%s: registered by slimtts 0.1; only its weights and its code have hashes", what)
+    elif folder_sha256(folder) != sha256:
+        _refuse(f"{what}, files", f"sha256 {folder_sha256(folder)}", f"{sha256} as in its tag {MODEL_FILES}")
 
 
 def _refuse(what: str, observed: object, allowed: object) -> NoReturn:

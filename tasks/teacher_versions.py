@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from slimtts.errors import InvalidInputError, SlimttsError
 from slimtts.storage import atomic_path
+from tasks.artifact_store import check_no_links, check_own, refuse_links, run_artifacts
 from tasks.bucket import s3_client
 from tasks.tracking import mlflow_client, tracking_uri
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 REGISTERED = re.compile(r"models:/(?P<model>[A-Za-z0-9._-]+)@(?P<alias>[A-Za-z0-9._-]+)")
+LOGGED_MODEL = re.compile(r"models:/(?P<id>m-[0-9a-f]+)")
 DIGITS = 12  # of a fingerprint, in names
 
 
@@ -96,6 +98,7 @@ def fetch(version: TeacherVersion, endpoint: str, runs_root: Path) -> Path:
 
     Raises:
         ChangedMeanwhileError: it was uploaded again while it was read.
+        InvalidInputError: a registered one lies outside of one's own artifact store, or holds links.
         SlimttsError: the bucket does not answer, or the version holds no checkpoint.
     """
     folder = runs_root.resolve() / "teachers" / version.name
@@ -123,11 +126,25 @@ def _aliased(model: str, alias: str, runs_root: Path) -> TeacherVersion | None:
 
 
 def _fetch_registered(version: TeacherVersion, folder: Path, runs_root: Path) -> None:
+    """From one's own artifact store, whatever the registry says of where the version lies."""
     from mlflow.artifacts import download_artifacts
 
     uri = tracking_uri(runs_root)
+    client, what = mlflow_client(uri), f"teacher {version.address}"
+    name, _, number = version.address.removeprefix("models:/").rpartition("/")
+    source = str(client.get_model_version_download_uri(name, number))
+    logged = LOGGED_MODEL.fullmatch(source)
+    if source.startswith("runs:/"):
+        run_id, _, path = source.removeprefix("runs:/").partition("/")
+        root = run_artifacts(client, run_id, what)
+    else:
+        root, path = str(client.get_logged_model(logged["id"]).artifact_location) if logged else source, ""
+        check_own(root, uri, what)
+    check_no_links(root, path, what)
     folder.mkdir()
-    download_artifacts(version.address, dst_path=str(folder), tracking_uri=uri, registry_uri=uri)
+    address = f"{root.rstrip('/')}/{path}".rstrip("/")
+    download_artifacts(artifact_uri=address, dst_path=str(folder), tracking_uri=uri, registry_uri=uri)
+    refuse_links(folder, folder, what)
 
 
 def _fetch_objects(version: TeacherVersion, folder: Path, endpoint: str) -> None:

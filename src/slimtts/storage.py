@@ -51,3 +51,10 @@ def files_sha256(files: Iterable[Path]) -> str:
             while block := stream.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def folder_sha256(folder: Path) -> str:
+    """SHA-256 of a folder's files, by name and content: none can be changed, added or left out."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    lines = [f"{file.relative_to(folder).as_posix()}\0{files_sha256([file])}\n" for file in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

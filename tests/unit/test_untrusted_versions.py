@@ -15,12 +15,12 @@ import torch
 import yaml
 
 from slimtts.errors import InvalidInputError
-from slimtts.storage import files_sha256
+from slimtts.storage import files_sha256, folder_sha256
 from slimtts.teachers.checkpoint import load_language_model
 from slimtts.testing.payloads import Payload, python_payload
 from slimtts.testing.tiny import tiny_model
 from tasks import fetch_model as fetching
-from tasks.fetch_model import KNOWN_CODE_SHA256, check_mlmodel, check_names, fetch_model, is_student_file
+from tasks.fetch_model import KNOWN_CODE_SHA256, MODEL_FILES, check_mlmodel, check_names, fetch_model, is_student_file
 
 CODE = Path(__file__).resolve().parents[2] / "tasks" / "speech_pyfunc.py"
 SHA256_OF_CODE = hashlib.sha256(CODE.read_bytes()).hexdigest()
@@ -63,7 +63,9 @@ class Version:
         student = checkpoint(self.folder / "artifacts" / "model")
         (student / "voices.json").write_text('{"voices": {}}')
         (student / "LICENSE").write_text("as you like")
-        self.tags = {"student_sha256": files_sha256(sorted(student.glob("*.safetensors")))}
+        hashes = files_sha256(sorted(student.glob("*.safetensors")))
+        self.tags = {"student_sha256": hashes, MODEL_FILES: folder_sha256(student)}
+        self.tracking_uri, self.artifact_uri = f"sqlite:///{root / 'mlflow.db'}", str(root)
         shutil.copy(CODE, self.folder)
         for name in ("conda.yaml", "python_env.yaml", "requirements.txt"):
             (self.folder / name).write_text("x")
@@ -80,6 +82,10 @@ class Version:
     def write_mlmodel(self, **changes):
         flavor = {key: value for key, value in {**self.mlmodel, **changes}.items() if value != "absent"}
         (self.folder / "MLmodel").write_text(yaml.safe_dump({"flavors": {"python_function": flavor}}))
+
+    def get_run(self, run_id):
+        assert run_id == self.run_id
+        return SimpleNamespace(info=SimpleNamespace(artifact_uri=self.artifact_uri))
 
     def list_artifacts(self, run_id, path):
         assert run_id == self.run_id
@@ -118,6 +124,23 @@ def test_of_a_version_only_the_students_files_arrive(version, tmp_path, marker):
     assert arrived == {path.name for path in version.student.iterdir()}
     assert fetch(version, tmp_path, unless_version="3").folder is None
     assert load_language_model(Path(fetched.folder)).config.num_hidden_layers == 1
+
+
+def test_a_version_of_an_earlier_release_still_opens(version, tmp_path, caplog):
+    del version.tags[MODEL_FILES]
+    assert Path(fetch(version, tmp_path).folder).is_dir()
+    assert "registered by slimtts 0.1; only its weights and its code have hashes" in caplog.text
+
+
+def test_a_store_that_is_named_as_ones_own_is_read(version, tmp_path, monkeypatch):
+    version.tracking_uri, version.artifact_uri = "http://mlflow:5050", "s3://own/mlflow/1/artifacts"
+    with pytest.raises(InvalidInputError, match=r"s3://own/mlflow/1/artifacts.*name it in SLIMTTS_ARTIFACT_ROOTS"):
+        fetch(version, tmp_path)
+    monkeypatch.setenv("SLIMTTS_ARTIFACT_ROOTS", "s3://other s3://own/mlflow/")
+    assert Path(fetch(version, tmp_path).folder).is_dir()
+    version.artifact_uri = "s3://own/mlflow-of-a-stranger/1"
+    with pytest.raises(InvalidInputError, match="mlflow-of-a-stranger"):
+        fetch(version, tmp_path)
 
 
 def as_pickle(version, marker):
@@ -177,6 +200,49 @@ def pickled_weights(version, marker):
     path.write_bytes(pickle.dumps(Payload(marker)))
 
 
+def linked_tokenizer(version, marker):
+    path = version.student / "voices.json"
+    path.rename(version.root / "voices.json")
+    path.symlink_to(version.root / "voices.json")
+
+
+def linked_folder(version, marker):
+    version.folder.rename(version.root / "elsewhere")
+    version.folder.symlink_to(version.root / "elsewhere")
+
+
+def other_voices(version, marker):
+    (version.student / "voices.json").write_text('{"voices": {"other": {}}}')
+
+
+def more_files(version, marker):
+    (version.student / "chat_template.jinja").write_text("{{ messages }}")
+
+
+def fewer_files(version, marker):
+    (version.student / "LICENSE").unlink()
+
+
+def artifacts_of_this_machine(version, marker):
+    version.artifact_uri = str(version.root.parent)
+
+
+def artifacts_of_a_server(version, marker):
+    version.artifact_uri = "http://stranger.example/artifacts"
+
+
+def artifacts_of_another_proxy(version, marker):
+    version.artifact_uri = "mlflow-artifacts://stranger.example/1/artifacts"
+
+
+def artifacts_of_a_bucket(version, marker):
+    version.artifact_uri = "s3://stranger/artifacts"
+
+
+def artifacts_above(version, marker):
+    version.artifact_uri = f"file://{version.root}/%2e%2e/store"
+
+
 def untagged(version, marker):
     version.tags = {}
 
@@ -203,7 +269,12 @@ ATTACKS = [
     (code_beside, "sitecustomize.py"), (without_code, "no file speech_pyfunc.py"),
     (pickle_in_student, "pytorch_model.bin"), (python_in_student, "modeling_evil.py"),
     (remote_code_in_student, "auto_map"), (other_weights, "as in its tag student_sha256"),
-    (no_weights, "as in its tag student_sha256"), (linked_weights, "no plain file"),
+    (no_weights, "as in its tag student_sha256"), (linked_weights, "which is a link"),
+    (linked_tokenizer, "which is a link"), (linked_folder, "which is a link"),
+    (other_voices, f"in its tag {MODEL_FILES}"), (more_files, MODEL_FILES), (fewer_files, MODEL_FILES),
+    (artifacts_of_this_machine, "a place below"), (artifacts_of_a_server, "http://stranger.example"),
+    (artifacts_of_another_proxy, "mlflow-artifacts://stranger"), (artifacts_of_a_bucket, "s3://stranger"),
+    (artifacts_above, "a place below"),
     (pickled_weights, "as in its tag student_sha256"), (untagged, "64 hex digits"), (local_source, "runs:/"),
     (source_of_another_run, "runs:/"), (two_students, "2 folders of a student"), (folder_in_student, "a folder"),
 ]  # fmt: skip
