@@ -17,6 +17,7 @@ from prefect.artifacts import (
 )
 
 from slimtts.params import load_params
+from slimtts.redaction import without_login
 from slimtts.results import EvaluationReport, Interval, LayerScores, PrunePlan
 from slimtts.workspace import Workspace
 from tasks.live_curves import Logger, curve_points
@@ -59,7 +60,7 @@ def show_listening_page(run: TrackedRun, artifact: str, logger: Logger) -> None:
 
 def run_page(run: TrackedRun) -> str | None:
     """Address of the run in MLflow; None when the store is a file."""
-    address = os.environ.get(BROWSER_ADDRESS) or run.tracking_uri
+    address = without_login(os.environ.get(BROWSER_ADDRESS) or run.tracking_uri)
     if not address.startswith(("http://", "https://")):
         return None
     experiment = run.client.get_run(run.run_id).info.experiment_id

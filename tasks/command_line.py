@@ -18,6 +18,7 @@ from types import FrameType
 from typing import NoReturn
 
 from slimtts.errors import InvalidInputError, SlimttsError
+from tasks.exit_code import told_of_a_server
 from tasks.prefect_server import OwnServer, start_server
 from tasks.service_checks import check_folder, check_tracking
 from tasks.stage_runner import StageError
@@ -68,6 +69,10 @@ def run_command(
         return refused(error)
     except OSError as error:
         return refused(_of_system(error))
+    except Exception as error:
+        if not told_of_a_server(error):
+            raise
+        return 1
     finally:
         interruption.restore()
 

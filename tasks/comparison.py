@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from slimtts.commands.compare import add_arguments, local_folder, show
-from slimtts.errors import InvalidInputError, SlimttsError
+from slimtts.errors import InvalidInputError
 from slimtts.workspace import Workspace
+from tasks.artifact_store import download_artifact, run_artifacts
 from tasks.checkouts import CHECKOUT
+from tasks.exit_code import exit_code
 from tasks.tracking import EXPERIMENT, mlflow_client, tracking_uri
 from tasks.workspace import check_name
 
@@ -43,8 +45,9 @@ def fetch_run(client: MlflowClient, name: str, into: Path) -> Path:
     run = _find(client, name)
     workspace = run.data.tags.get("workspace", name)
     check_name(workspace)  # anybody may have tagged it
-    folder = into / workspace
+    folder, what = into / workspace, f"MLflow run {name}"
     folder.mkdir(parents=True)
+    run_artifacts(client, run.info.run_id, what)
     recorded = {item.path for top in ("pruned", "evaluation") for item in client.list_artifacts(run.info.run_id, top)}
     missing = [path for path in NEEDED if path not in recorded]
     if missing:
@@ -55,18 +58,13 @@ def fetch_run(client: MlflowClient, name: str, into: Path) -> Path:
     for path in NEEDED:
         (folder / path).parent.mkdir(exist_ok=True)
         # Stores do not agree whether the file keeps its folder: it is put where it belongs.
-        Path(client.download_artifacts(run.info.run_id, path, str(into))).replace(folder / path)
+        download_artifact(client, run.info.run_id, path, into, what).replace(folder / path)
     knobs: dict[str, dict[str, Any]] = {}
     for name_of_knob, value in run.data.params.items():
         section, _, knob = name_of_knob.partition(".")
         knobs.setdefault(section, {})[knob] = value
     Workspace(folder).params.write_text(yaml.safe_dump(knobs))
     return folder
-
-
-def _made(folder: Path) -> str:
-    folder.mkdir(parents=True, exist_ok=True)
-    return str(folder)
 
 
 def _find(client: MlflowClient, name: str) -> Run:
@@ -104,17 +102,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     runs = options.runs or RUNS
-    try:
+
+    def compare() -> int:
         with tempfile.TemporaryDirectory(prefix="slimtts-compare-") as scratch:
             folders = {}
             for index, name in enumerate(dict.fromkeys(options.names)):
                 folder = local_folder(name, runs)
                 folders[name] = folder or fetch_run(store(runs), name, Path(scratch) / str(index))
             show(folders, options.json, options.plots)
-    except SlimttsError as error:
-        print(f"slimtts: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InvalidInputError) else 1
-    return 0
+        return 0
+
+    return exit_code(compare)
 
 
 def store(runs: Path) -> MlflowClient:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from slimtts.printable import printable
+from slimtts.redaction import redacted
 from slimtts.results import Decision, Lineage, Result
 from tasks.evidence import Evidence, fetch_evidence, model_version
 from tasks.promotion_log import registered_model
@@ -58,7 +60,7 @@ def version_lineage(client: MlflowClient, model_name: str, version: str) -> Vers
 
 
 def lineage_text(found: VersionLineage) -> str:
-    """From the version back to its sources, a line each; then its numbers and its parameters."""
+    """From the version back to its sources, a line each, whatever they hold; then its numbers and its parameters."""
     origin, teacher = found.lineage, found.params["teacher"]
     aliases = "".join(f" @{alias}" for alias in found.aliases)
     rows = [
@@ -82,4 +84,5 @@ def lineage_text(found: VersionLineage) -> str:
         for knob, value in values.items()
     ]
     blocks = [rows, [("metrics", ""), *numbers], [("params", ""), *knobs]]
-    return "\n".join(f"{name:<14} {value}".rstrip() for block in blocks for name, value in block)
+    lines = (f"{printable(name):<14} {printable(value)}".rstrip() for block in blocks for name, value in block)
+    return redacted("\n".join(lines))

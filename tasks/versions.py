@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from slimtts.errors import InvalidInputError, SlimttsError
+from slimtts.errors import InvalidInputError
 from slimtts.promotion_history import event_line, overdue
 from tasks.checkouts import CHECKOUT
+from tasks.exit_code import exit_code
 from tasks.lineage import lineage_text, version_lineage
 from tasks.promotion_log import PromotionLog
 from tasks.restoration import restore_version
@@ -40,27 +41,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    try:
-        model = options.model or compose_params("full", ()).register_model.model_name
-        uri = tracking_uri(options.runs)
-        if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).is_file():
-            raise InvalidInputError("registry", f"no {uri}", "one that holds versions", "correct --runs")
-        client = mlflow_client(uri)
-        if options.question == "history":
-            print(history(PromotionLog(client, options.runs, model), options.json))
-        elif options.question == "lineage":
-            found = version_lineage(client, model, options.version)
-            print(found.model_dump_json(indent=1) if options.json else lineage_text(found))
-        else:
-            logger = logging.getLogger("restore")
-            lineage = restore_version(
-                client, model, options.version, options.into, options.runs, logger, options.overrides
-            )
-            student = lineage.student_sha256[:12]
-            print(f"{options.into}: {model} version {options.version}, student {student}, as registered")
-    except SlimttsError as error:
-        print(f"slimtts: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InvalidInputError) else 1
+    return exit_code(lambda: _answer(options))
+
+
+def _answer(options: argparse.Namespace) -> int:
+    model = options.model or compose_params("full", ()).register_model.model_name
+    uri = tracking_uri(options.runs)
+    if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        raise InvalidInputError("registry", f"no {uri}", "one that holds versions", "correct --runs")
+    client = mlflow_client(uri)
+    if options.question == "history":
+        print(history(PromotionLog(client, options.runs, model), options.json))
+    elif options.question == "lineage":
+        found = version_lineage(client, model, options.version)
+        print(found.model_dump_json(indent=1) if options.json else lineage_text(found))
+    else:
+        logger = logging.getLogger("restore")
+        lineage = restore_version(client, model, options.version, options.into, options.runs, logger, options.overrides)
+        student = lineage.student_sha256[:12]
+        print(f"{options.into}: {model} version {options.version}, student {student}, as registered")
     return 0
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from slimtts.commands.catalogue import COMMANDS, build_parser
 from slimtts.errors import InvalidInputError, SlimttsError
+from slimtts.redaction import redact_everything
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -21,6 +22,7 @@ def disk_is_full(error: Exception) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; every expected error is one line on stderr and exit code 2."""
+    redact_everything()
     words = list(sys.argv[1:] if arguments is None else arguments)
     meant = next((word for word in words if not word.startswith("-")), "")
     options = build_parser(meant).parse_args(words)

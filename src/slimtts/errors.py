@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from slimtts.printable import printable
+from slimtts.printable import printable as _printable
+from slimtts.redaction import redacted
+
+
+def printable(text: object) -> str:
+    """As a person may see it: neither steering a terminal nor telling a secret."""
+    return redacted(_printable(text))
 
 
 class SlimttsError(Exception):

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from slimtts.errors import InvalidInputError
+from slimtts.redaction import without_login
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -26,6 +27,14 @@ class Section(BaseModel):
     """A part of params.yaml: unknown keys are errors, values cannot change after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _has_no_login(cls, value: Any) -> Any:
+        """Parameters are kept, logged and shown in many places; logins come from the environment."""
+        if isinstance(value, str) and without_login(value) != value:
+            raise ValueError("an address without a login: logins and keys come from the environment")
+        return value
 
 
 class TeacherParams(Section):
@@ -181,8 +190,8 @@ class RegisterModelParams(Section):
 class StorageParams(Section):
     """Where DVC pushes: empty for nowhere, or s3://bucket/prefix."""
 
-    dvc_remote: Annotated[str, Field(pattern=r"^$|^s3://[a-z0-9][a-z0-9.-]+(/.*)?$")]
-    s3_endpoint: str
+    dvc_remote: Annotated[str, Field(pattern=r"^$|^s3://[a-z0-9][a-z0-9.-]+(/[^\x00-\x1f\x7f]*)?$")]
+    s3_endpoint: Annotated[str, Field(pattern=r"^$|^https?://[^\s/?#@\x00-\x1f\x7f]+(/[^\s?#@\x00-\x1f\x7f]*)?$")]
 
 
 class Params(Section):

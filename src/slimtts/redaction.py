@@ -9,6 +9,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote, urlsplit
@@ -16,7 +17,7 @@ from urllib.parse import quote, quote_plus, unquote, urlsplit
 from slimtts.printable import escaped
 
 SECRET_NAMES = re.compile(
-    r"KEY|SECRET|TOKEN|PASS|PWD|CREDENTIAL|AUTH|COOKIE|DSN|CONNECTION_(URL|STRING)", re.IGNORECASE
+    r"KEY|SECRET|TOKEN|PASS|PWD|CREDENTIAL|AUTH(?!OR)|COOKIE|DSN|CONNECTION_(URL|STRING)", re.IGNORECASE
 )
 # Up to the last @ before the path: a password may hold one.
 LOGIN_IN_URL = re.compile(r"(?<=://)[^/\s\"'<>?#]+@")
@@ -37,16 +38,16 @@ def redacted(text: str) -> str:
     return AUTHORIZATION.sub(rf"\1\2{MASK}", SECRET_QUERY.sub(rf"\1{MASK}", text))
 
 
-def has_login(address: str) -> bool:
-    """Does an address hold a user or a password?"""
-    return "@" in urlsplit(address).netloc or redacted(address) != address
+def without_login(address: str) -> str:
+    """An address as others may see it: without user and password."""
+    return LOGIN_IN_URL.sub("", address)
 
 
 def _secrets() -> Iterator[str]:
     """Every secret of the environment in the forms in which it travels."""
     for name, value in os.environ.items():
         words = list(_login_of(value))
-        if SECRET_NAMES.search(name) and "://" not in value and not value.startswith("/"):
+        if SECRET_NAMES.search(name) and "://" not in value and not (value[:1] == "/" and Path(value).exists()):
             words += [value, *value.split(":", 1)[1:]]  # of user:password the password too
             words.append(base64.b64encode(value.encode()).decode())
         for word in words:

@@ -1,3 +1,4 @@
+import json
 import logging
 import time
 
@@ -8,7 +9,7 @@ from mlflow import MlflowClient
 from slimtts.workspace import Workspace
 from tasks.live_curves import CurveLog, curve_files, following_curves
 from tasks.stage_numbers import numbers
-from tasks.tracking import open_run, tracked_run
+from tasks.tracking import TrackedRun, open_run, tracked_run
 
 logger = logging.getLogger("test")
 
@@ -135,3 +136,74 @@ def test_request_that_a_dying_server_served_twice_leaves_one_run(workspace, monk
     run = open_run(workspace, "demo")
     assert _runs(run) == [run.run_id]
     assert open_run(workspace, "demo") == run
+
+
+def test_a_run_that_was_deleted_comes_back(workspace, caplog):
+    run = open_run(workspace, "demo")
+    _write_curve(workspace, [1, 2])
+    _sync(run)
+    run.client.delete_run(run.run_id)
+    assert open_run(workspace, "demo") == run
+    assert run.client.get_run(run.run_id).info.lifecycle_stage == "active"
+    assert _steps(run) == [1, 2]
+    assert [record.getMessage() for record in caplog.records if "deleted" in record.getMessage()] == [
+        f"MLflow run {run.run_id} was deleted; restored, because its workspace goes on"
+    ]
+
+
+def test_an_experiment_that_was_deleted_comes_back_with_its_runs(workspace, runs_root, caplog):
+    run = open_run(workspace, "demo")
+    experiment = run.client.get_run(run.run_id).info.experiment_id
+    run.client.delete_experiment(experiment)
+    assert open_run(workspace, "demo") == run
+    assert run.client.get_experiment(experiment).lifecycle_stage == "active"
+    assert run.client.get_run(run.run_id).info.lifecycle_stage == "active"
+    assert "MLflow experiment slimtts was deleted; restored with its runs" in caplog.text
+    run.client.delete_experiment(experiment)
+    (runs_root / "other").mkdir()
+    (runs_root / "other" / "params.yaml").write_text("{distill_student: {steps: 9}}")
+    assert open_run(runs_root / "other", "demo").run_id != run.run_id
+
+
+def _remove_for_good(runs_root, run_id):
+    """As `mlflow gc` does."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    store = SqlAlchemyStore(f"sqlite:///{runs_root / 'mlflow.db'}", str(runs_root / "mlartifacts"))
+    store.delete_run(run_id)
+    store._hard_delete_run(run_id)
+
+
+def test_a_run_that_is_gone_for_good_gets_a_successor(workspace, runs_root, caplog):
+    run = open_run(workspace, "demo")
+    _remove_for_good(runs_root, run.run_id)
+    successor = open_run(workspace, "demo")
+    assert successor.run_id != run.run_id
+    assert f"MLflow run {run.run_id} is gone for good; its numbers go to a new one" in caplog.text
+    assert successor.client.get_run(successor.run_id).data.params == {"distill_student.steps": "5"}
+    assert open_run(workspace, "demo") == successor, "which is remembered"
+
+
+def test_a_run_that_is_deleted_while_its_flow_runs_is_finished_all_the_same(workspace):
+    with tracked_run(workspace, "demo") as run:
+        run.client.delete_run(run.run_id)
+    found = run.client.get_run(run.run_id).info
+    assert (found.lifecycle_stage, found.status) == ("active", "FINISHED")
+
+
+def test_a_damaged_note_of_the_run_is_a_new_run(workspace):
+    first = open_run(workspace, "demo")
+    for text in ("{", "[]", '{"run_id": 3}', "\x00"):
+        (workspace / ".mlflow-run.json").write_text(text)
+        assert open_run(workspace, "demo").run_id != first.run_id
+
+
+def test_no_login_is_kept_beside_the_run(workspace, monkeypatch, runs_root):
+    address = f"sqlite:///{runs_root / 'mlflow.db'}"
+    run = open_run(workspace, "demo")
+    kept = json.loads((workspace / ".mlflow-run.json").read_text())
+    assert kept["tracking_uri"] == address
+    former = {**kept, "tracking_uri": address.replace("://", "://ann:secret@", 1)}  # as an earlier release kept it
+    (workspace / ".mlflow-run.json").write_text(json.dumps(former))
+    assert open_run(workspace, "demo") == run
+    assert "ann" not in repr(TrackedRun("postgresql://ann:secret@db/mlflow", "1", workspace))

@@ -85,6 +85,17 @@ def test_services_wait_for_the_health_of_what_they_need():
             assert how["condition"] == ("service_healthy" if lasting else "service_completed_successfully"), name
 
 
+def test_the_speech_service_can_read_models_and_no_more():
+    environment = SERVICES["speech"]["environment"]
+    assert set(environment) == {
+        "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "SLIMTTS_API_KEY",
+    }  # fmt: skip
+    given = {REQUIRED.fullmatch(value)[1] for value in environment.values() if REQUIRED.fullmatch(value)}
+    assert given == {"MLFLOW_READER_USERNAME", "MLFLOW_READER_PASSWORD", "SLIMTTS_API_KEY"}
+    rooted = {"S3_SECRET_ACCESS_KEY", "MLFLOW_ADMIN_PASSWORD", "POSTGRES_PASSWORD", "PREFECT_AUTH_STRING"}
+    assert not rooted & set(re.findall(r"\$\{([A-Z0-9_]+)", yaml.safe_dump(SERVICES["speech"])))
+
+
 def test_only_its_servers_reach_postgres():
     assert COMPOSE["networks"]["databases"] == {"internal": True}
     assert {name for name, service in SERVICES.items() if "databases" in service.get("networks", [])} == {
