@@ -19,6 +19,7 @@ from prefect.runtime import flow_run
 
 from slimtts.errors import InvalidInputError
 from slimtts.params import Params, load_params
+from slimtts.promotion_limits import stricter
 from slimtts.results import Release
 from tasks.approval import request_approval
 from tasks.artifacts import show_links
@@ -41,6 +42,7 @@ from tasks.stages import (
     score_layers,
     subset_data,
 )
+from tasks.team_gate import team_gate
 from tasks.tracking import TrackedRun, remembered_run_id, tracked_run
 from tasks.workspace import CHECKOUT, check_name, claimed_workspace, compose_params
 
@@ -52,7 +54,7 @@ SCORED = ("subset_data", "score_layers")  # what students of any depth share
 @task(cache_policy=NO_CACHE, retries=3, retry_delay_seconds=[30, 120, 300], retry_condition_fn=mlflow_is_away)
 def register_version(run: TrackedRun) -> str:
     """Puts the release into the registry and, through the gate, into production; where a person must agree, asks."""
-    gate = load_params(run.workspace / "params.yaml").register_model
+    gate = stricter(load_params(run.workspace / "params.yaml").register_model, team_gate())
     version = register_release(run, gate.promote)
     get_run_logger().info("registered %s version %s", gate.model_name, version)
     asked = request_approval(Promotions(run.client, run.workspace.parent, gate.model_name), version, gate)

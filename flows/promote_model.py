@@ -17,7 +17,7 @@ from prefect.logging import get_run_logger
 from slimtts.promotion_history import event_line, valid_reason
 from tasks.approval import ask
 from tasks.command_line import run_command
-from tasks.evidence import Evidence
+from tasks.evidence import Evidence, model_version
 from tasks.promotion import Promotions, Request
 from tasks.tracking import mlflow_client, tracking_uri
 from tasks.workspace import CHECKOUT, compose_params
@@ -80,15 +80,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE")
     parser.add_argument("--runs", type=Path, default=RUNS, help="where runs live")
     options = parser.parse_args(arguments)
+    next_step = "`slimtts history` shows what was decided"
+    return run_command(lambda: _promote(options), next_step, options.runs, lambda: _check(options))
 
-    def promote() -> int:
-        production = promote_model(
-            options.version, options.reason, options.accept_new_basis, options.model, options.overrides, options.runs
-        )
-        print(f"in production: version {production or 'none'}")
-        return 0 if production == options.version else 1
 
-    return run_command(promote, "`slimtts history` shows what was decided", options.runs)
+def _check(options: argparse.Namespace) -> None:
+    """Before a server starts for nothing."""
+    named = [f"register_model.model_name={options.model}"] if options.model else []
+    gate = compose_params("full", [*options.overrides, *named]).register_model
+    model_version(mlflow_client(tracking_uri(options.runs)), gate.model_name, options.version)
+
+
+def _promote(options: argparse.Namespace) -> int:
+    production = promote_model(
+        options.version, options.reason, options.accept_new_basis, options.model, options.overrides, options.runs
+    )
+    print(f"in production: version {production or 'none'}")
+    return 0 if production == options.version else 1
 
 
 if __name__ == "__main__":

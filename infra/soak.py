@@ -27,10 +27,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import psutil
+import yaml
 
 from infra.stack.layout import DVC_BUCKET, Layout, Ports, free_ports
 from infra.stack.session import Stack, running_stack
 from slimtts.errors import SlimttsError
+from tasks.team_gate import GATE_FILE
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 RUN = "soaked"  # name of the run in every round's own runs folder
@@ -44,7 +46,6 @@ STEPS, CHECKPOINT_EVERY = 12, 3
 ATTEMPTS = 40  # starts of one round's flow before it counts as lost
 FLOW_TIMEOUT_S = 1800.0
 GONE_WITHIN_S = 20.0
-# A gate that any student passes: promotion is part of what must happen exactly once.
 SETTINGS = {
     "subset_data.selection_utterances": 8, "subset_data.test_utterances": 12, "subset_data.extra_texts": 8,
     "subset_data.speech": "both", "subset_data.max_share": 0.001,
@@ -53,10 +54,12 @@ SETTINGS = {
     "distill_student.tokens_per_step": 1024,
     "evaluate_student.utterances": 12, "evaluate_student.mos_utterances": 2, "evaluate_student.speed_utterances": 1,
     "evaluate_student.bootstrap_samples": 50,
-    "register_model.min_utterances": 1, "register_model.max_wer_gap_upper_points": 10000,
-    "register_model.max_similarity_drop": 2, "register_model.max_mos_drop_upper": 5,
-    "register_model.max_no_end_rate": 1, "register_model.min_speedup": 0.01,
     "storage.dvc_remote": f"s3://{DVC_BUCKET}/soak",
+}  # fmt: skip
+# Any student passes it: promotion is part of what must happen exactly once.
+GATE = {
+    "min_utterances": 1, "max_wer_gap_upper_points": 10000, "max_similarity_drop": 2, "max_mos_drop_upper": 5,
+    "max_no_end_rate": 1, "min_speedup": 0.01,
 }  # fmt: skip
 
 
@@ -86,11 +89,13 @@ class Round:
         settings = {**SETTINGS, "register_model.model_name": self.model_name}
         options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
         self.folder.mkdir(parents=True, exist_ok=True)
+        gate = self.folder / "gate.yaml"
+        gate.write_text(yaml.safe_dump(GATE))
         with (self.folder / "flow.log").open("ab") as log:
             self.flow = subprocess.Popen(
                 [sys.executable, "-m", "flows.compress_model", "--name", RUN, "--runs", str(self.folder), *options],
-                cwd=CHECKOUT, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,
+                cwd=CHECKOUT, env={**self.environment, GATE_FILE: str(gate)}, stdin=subprocess.DEVNULL, stdout=log,
+                stderr=log, start_new_session=True,
             )  # fmt: skip
         self.starts += 1
         self.started_at = time.monotonic()
@@ -125,7 +130,7 @@ class Round:
                 continue
             if any(Path(word).name == "slimtts" for word in words[:2]):
                 found["stage"] = process.pid
-            elif "dvc" in words[:3] and "-I" not in words:
+            elif "dvc" in words[:4] and "-I" not in words:
                 found["dvc"] = process.pid
         return found
 

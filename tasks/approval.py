@@ -22,6 +22,7 @@ from slimtts.errors import InvalidInputError
 from slimtts.params import RegisterModelParams
 from slimtts.promotion_history import PromotionEvent, open_proposal
 from tasks.promotion import Promotions
+from tasks.team_gate import team_gate
 
 DEPLOYMENT = "promote-model/promote"
 POLL_S = 2
@@ -77,7 +78,9 @@ def request_approval(promotions: Promotions, version: str, gate: RegisterModelPa
     asked = open_proposal(promotions.log.read().events, version)
     if asked is None:
         return ""
-    settings = [f"register_model.{knob}={_as_yaml(value)}" for knob, value in gate.model_dump().items()]
+    team = team_gate().model_dump()  # what the run tightened goes along; the rest is asked for where it is decided
+    own = {knob: value for knob, value in gate.model_dump().items() if value != team[knob]}
+    settings = [f"register_model.{knob}={_as_yaml(value)}" for knob, value in own.items()]
     parameters: dict[str, Any] = {"version": version, "overrides": settings}
     if "MLFLOW_TRACKING_URI" not in os.environ:  # then the registry lies below the runs
         parameters["runs_root"] = str(promotions.runs_root)

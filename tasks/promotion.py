@@ -24,17 +24,21 @@ from slimtts.promotion_history import (
     open_proposal,
     overdue,
     recorded_basis,
+    recorded_limits,
     same_decision,
     valid_reason,
     version_before,
 )
+from slimtts.promotion_limits import SHIPPED, limits_of, softened, stricter, strictest
 from tasks.evidence import Evidence, model_version
 from tasks.locks import exclusive_lock
 from tasks.promotion_log import PRODUCTION, PromotionLog, Snapshot
+from tasks.team_gate import team_gate
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+NOTHING = "none"  # as what to roll back to: production is empty
 LEASE_S = 60.0  # after which the slot of a killed holder is free again
 
 
@@ -90,11 +94,13 @@ class Promotions:
             else:
                 yield
 
-    def decide(self, version: str, evidence: Evidence, gate: RegisterModelParams, request: Request) -> PromotionEvent:
+    def decide(self, version: str, evidence: Evidence, wanted: RegisterModelParams, request: Request) -> PromotionEvent:
         """Judges the version against the gate and what is in production now; promotes, refuses or proposes it.
 
-        A retry gives the record that is there.
+        The gate is the team's; limits of `wanted` count where they are stricter. A retry gives the record that is
+        there.
         """
+        gate = stricter(wanted, team_gate())
         with self.alone():
             self._settle(expire=not request.approver)
             seen = self.log.read()
@@ -125,7 +131,7 @@ class Promotions:
     def roll_back(self, to: str, request: Request) -> PromotionEvent:
         """Returns @production to the version before the present one, or to `to`, which was in production before.
 
-        A repeated call of the same flow run, or one after a kill, changes nothing more.
+        "none" takes the alias away. A repeated call of the same flow run, or one after a kill, changes nothing more.
 
         Raises:
             InvalidInputError: nothing is in production, nothing was before, or `to` never was.
@@ -133,7 +139,7 @@ class Promotions:
         with self.alone():
             finished = self._settle()
             seen = self.log.read()
-            if finished and finished.action == "rolled_back" and to in ("", finished.version):
+            if finished and finished.action == "rolled_back" and to in ("", finished.version or NOTHING):
                 return finished
             for event in seen.events:
                 if event.action == "rolled_back" and request.flow_run and event.flow_run == request.flow_run:
@@ -148,10 +154,21 @@ class Promotions:
                 reason=request.reason,
                 flow_run=request.flow_run,
             )
-            if event.version == seen.production:
+            if event.version == (seen.production or ""):
                 return event
             self._record(event, seen)
         return event
+
+    def check_roll_back(self, to: str) -> None:
+        """Changes nothing.
+
+        Raises:
+            InvalidInputError: as `roll_back`.
+        """
+        seen = self.log.read()
+        unfinished = seen.last_move is not None and seen.last_move[0] != seen.applied
+        if not unfinished:
+            self._former(to, seen)
 
     def settle(self) -> None:
         """Finishes what a kill left, and records what happened without us: overdue questions, a moved alias."""
@@ -163,6 +180,7 @@ class Promotions:
     ) -> PromotionEvent:
         present = seen.production
         other = Production(present, recorded_basis(seen.events, present)) if present not in (None, version) else None
+        limits = limits_of(team_gate())
         verdict = judge(evidence.evaluation, gate, evidence.release.lineage, other, request.accept_new_basis)
         accepted = verdict.decision == "ACCEPT"
         wanted = gate.approval == "required" or open_proposal(seen.events, version) is not None
@@ -183,10 +201,14 @@ class Promotions:
             evaluation_sha256=evidence.evaluation_sha256,
             basis=basis_of(evidence.evaluation) if accepted else None,
             flow_run=request.flow_run,
+            limits=limits,
+            softened=softened(limits, strictest(SHIPPED, recorded_limits(seen.events))),
             expires_at=now + timedelta(hours=gate.approval_hours) if must_ask else None,
         )
 
     def _former(self, to: str, seen: Snapshot) -> str:
+        if to == NOTHING:
+            return ""
         were_there = dict.fromkeys(event.version for event in seen.events if event.is_move and event.version)
         if to and to not in were_there:
             raise InvalidInputError(
@@ -196,7 +218,7 @@ class Promotions:
         if not former:
             raise InvalidInputError(
                 f"{self.model_name}@{PRODUCTION}", f"version {seen.production or 'none'}, nothing before it",
-                "a version that replaced another", "choose one with --to",
+                "a version that replaced another", f"choose one with --to, or --to {NOTHING} to serve nothing",
             )  # fmt: skip
         model_version(self.client, self.model_name, former)
         return former
@@ -229,6 +251,8 @@ class Promotions:
         """Alias first, then what the version's page shows, last the mark."""
         if event.version:
             self.client.set_registered_model_alias(self.model_name, PRODUCTION, event.version)
+        else:
+            self.client.delete_registered_model_alias(self.model_name, PRODUCTION)
         self._show(event)
         self.log.mark_applied(key)
         observed = self.log.read()

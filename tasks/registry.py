@@ -6,6 +6,7 @@ with nothing new changes nothing. It never undoes a rollback either: a decision 
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import warnings
 from importlib.metadata import version as installed_version
@@ -16,15 +17,19 @@ from slimtts import __version__
 from slimtts.params import load_params
 from slimtts.promotion_history import is_decided
 from slimtts.results import ModelOrigin, Release
+from slimtts.storage import folder_sha256
 from slimtts.workspace import Workspace
 from tasks.evidence import EVIDENCE, Evidence, lineage_tags, log_evidence
+from tasks.fetch_model import MODEL_FILES
 from tasks.promotion import Promotions, Request
+from tasks.team_gate import team_gate
 from tasks.tracking import TrackedRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
+logger = logging.getLogger(__name__)
 CANDIDATE = "candidate"
 EXTRAS = {"neutts": "[neutts]", "orpheus": "[orpheus]", "cosyvoice2": "[cosyvoice]"}  # of slimtts, by family
 SERVED_BY = ("torch", "transformers", "safetensors", "numpy", "pandas", "soundfile", "pydantic", "pyyaml", "mlflow")
@@ -32,6 +37,8 @@ SERVED_BY = ("torch", "transformers", "safetensors", "numpy", "pandas", "soundfi
 
 def register_release(run: TrackedRun, promote: bool) -> str:
     """Version number of this run's release; the gate decides about it when asked to, or when its verdict is a refusal.
+
+    The gate is the team's, tightened by the run's own params.
 
     Raises:
         InvalidInputError: the workspace holds no complete release.
@@ -53,7 +60,7 @@ def register_release(run: TrackedRun, promote: bool) -> str:
     decision = release.verdict.decision
     if is_decided(promotions.log.read().events, number, evidence.evaluation_sha256, decision):
         return number
-    if promote or decision != "ACCEPT":
+    if (promote and team_gate().promote) or decision != "ACCEPT":
         promotions.decide(number, evidence, gate, Request.now())
     else:
         client.set_model_version_tag(release.model_name, number, "verdict", decision)
@@ -73,10 +80,29 @@ def _create_model(client: MlflowClient, model_name: str) -> None:
 
 
 def _version_of(client: MlflowClient, release: Release) -> ModelVersion | None:
-    """The version that already holds this student, if any."""
+    """The newest version that already holds this student, if any; one that has lost its files holds it no more."""
     student = release.lineage.student_sha256
     found = client.search_model_versions(f"name = '{release.model_name}' and tags.student_sha256 = '{student}'")
-    return client.get_model_version(release.model_name, found[0].version) if found else None
+    for entry in sorted(found, key=lambda entry: int(entry.version), reverse=True):
+        version = client.get_model_version(release.model_name, entry.version)
+        if _has_files(client, version, release):
+            return version
+        logger.warning(
+            "%s version %s has lost its files; its student is registered again", release.model_name, version.version
+        )
+    return None
+
+
+def _has_files(client: MlflowClient, version: ModelVersion, release: Release) -> bool:
+    """Deleted for good in MLflow are both the run and what it kept."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return bool(client.list_artifacts(str(version.run_id), _model_folder(release)))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
 
 
 def _model_folder(release: Release) -> str:
@@ -112,11 +138,12 @@ def _upload(run: TrackedRun, release: Release, student: Path) -> None:
 
 def _create_version(client: MlflowClient, run: TrackedRun, release: Release, workspace: Workspace) -> ModelVersion:
     # The tags come with the version: a kill here cannot leave one that is not found again by its student.
+    model = workspace.release / "model"
     return client.create_model_version(
         release.model_name,
         f"runs:/{run.run_id}/{_model_folder(release)}",
         run_id=run.run_id,
-        tags=lineage_tags(release.lineage) | _origin_tags(workspace.release / "model"),
+        tags=lineage_tags(release.lineage) | _origin_tags(model) | {MODEL_FILES: folder_sha256(model)},
     )
 
 

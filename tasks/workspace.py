@@ -17,10 +17,13 @@ from slimtts.storage import atomic_path
 from tasks.checkouts import CHECKOUT, COPY, run_checkout
 from tasks.locks import exclusive_lock
 from tasks.stage_runner import CACHE, DVC
+from tasks.team_gate import refuse_softer, team_limits
 
 PROFILES = Path("flows", "profiles")
 SHARED_CACHE = f"../../{CACHE}"  # as seen from a workspace's .dvc
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+LONGEST_NAME = 100
+TAKEN_NAMES = ("mlflow.db", "mlartifacts", "promotions.jsonl")  # MLflow's store and old histories; -wal and so on too
 # Compiled files appear while a stage runs and would make it look changed; a copy of the code, also one that was cut
 # off by a kill, has a dvc.yaml too.
 DVC_IGNORE = f"__pycache__/\n*.pyc\n/{COPY}/\n/.{COPY}.*/\n"
@@ -95,18 +98,23 @@ def link_code(workspace: Path, code: Path) -> None:
 def compose_params(profile: str, overrides: Sequence[str], checkout: Path = CHECKOUT) -> Params:
     """params.yaml of the checkout, then the profile, then overrides such as `distill_student.steps=150`.
 
+    Limits of the gate begin as the team has them, whatever the checkout of the run says.
+
     Raises:
-        InvalidInputError: unknown profile, malformed override or bad parameter.
+        InvalidInputError: unknown profile, malformed override, bad parameter, or a limit softer than the team's.
     """
     known = profile_names(checkout)
     if profile not in known:
         raise InvalidInputError("--profile", repr(profile), ", ".join(known), "choose one of these or add a file there")
     path = checkout / PROFILES / f"{profile}.yaml"
     values: dict[str, Any] = yaml.safe_load((checkout / "params.yaml").read_text())
+    values["register_model"] = {**values.get("register_model", {}), **team_limits()}
     for changes in (yaml.safe_load(path.read_text()) or {}, *map(_parse_override, overrides)):
         for section, knobs in changes.items():
             values[section] = {**values.get(section, {}), **knobs}
-    return parse_params(values, f"params of profile {profile}")
+    params = parse_params(values, f"params of profile {profile}")
+    refuse_softer(params, f"params of profile {profile}")
+    return params
 
 
 def profile_names(checkout: Path = CHECKOUT) -> list[str]:
@@ -121,17 +129,20 @@ def dvc_config(params: Params, cache: str = SHARED_CACHE) -> str:
         lines += ["remote = storage"]
     lines += ["[cache]", f"dir = {cache}", 'type = "hardlink,copy"']
     if params.storage.dvc_remote:
-        # What comes from the remote is read before it is taken for what it is called.
-        lines += ["['remote \"storage\"']", f"url = {params.storage.dvc_remote}", "verify = True"]
+        lines += ["['remote \"storage\"']", f"url = {params.storage.dvc_remote}"]
         if params.storage.s3_endpoint:
             lines += [f"endpointurl = {params.storage.s3_endpoint}"]
+        lines += ["verify = True"]  # what comes from the remote is read before it is taken for what it is called
     return "\n".join(lines) + "\n"
 
 
 def check_name(name: str) -> None:
-    """Raises InvalidInputError for a name that is no plain folder."""
-    if not NAME_PATTERN.fullmatch(name):
-        raise InvalidInputError("--name", repr(name), "letters, digits, '.', '_' and '-'", "choose another name")
+    """Raises InvalidInputError for a name that is no plain folder, or that something else below the runs has."""
+    if not NAME_PATTERN.fullmatch(name) or len(name) > LONGEST_NAME:
+        allowed = f"at most {LONGEST_NAME} letters, digits, '.', '_' and '-'"
+        raise InvalidInputError("--name", repr(name[: LONGEST_NAME + 1]), allowed, "choose another name")
+    if name.startswith(TAKEN_NAMES):
+        raise InvalidInputError("--name", repr(name), "no name of what lies beside the runs", "choose another name")
 
 
 def _parse_override(text: str) -> Mapping[str, Mapping[str, Any]]:

@@ -7,9 +7,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from slimtts.errors import InvalidInputError
+from slimtts.printable import escaped
 from slimtts.results import Basis, Decision, Result
 
 Action = Literal["promoted", "refused", "proposed", "declined", "expired", "rolled_back", "moved_outside"]
@@ -18,13 +19,14 @@ MAX_REASON_CHARACTERS = 500
 
 
 class PromotionEvent(Result):
-    """One decision about one version; `version` is "" when somebody else took the alias away.
+    """One decision about one version; `version` is "" when production was emptied, by a rollback or by somebody else.
 
     Actions: promoted, refused (by the gate), proposed (accepted, a person is asked until `expires_at`), declined (by
     the `actor`), expired (nobody answered), rolled_back, moved_outside (the alias was found elsewhere than recorded).
     `former_version` was in production before, if anything was. `decision` and `reasons` are the verdict,
-    `release_decision` the one without regard to production. `actor` decided, `reason` are the actor's words,
-    `flow_run` ran it.
+    `release_decision` the one that the run itself reached, without regard to production. `limits` are those of the
+    team, `softened` tells which were softer than shipped or than at the decision before. `actor` decided, `reason` are
+    the actor's words, `flow_run` ran it.
     """
 
     model_name: str
@@ -40,6 +42,8 @@ class PromotionEvent(Result):
     evaluation_sha256: str = ""
     basis: Basis | None = None
     flow_run: str = ""
+    limits: dict[str, float | None] = Field(default_factory=dict)
+    softened: dict[str, str] = Field(default_factory=dict)
     expires_at: datetime | None = None
 
     @property
@@ -76,6 +80,11 @@ def recorded_basis(events: Sequence[PromotionEvent], version: str) -> Basis | No
     """What the version was judged on when it was last accepted; None when nothing is recorded."""
     bases = [event.basis for event in events if event.version == version and event.action == "promoted"]
     return bases[-1] if bases else None
+
+
+def recorded_limits(events: Sequence[PromotionEvent]) -> dict[str, float | None]:
+    """The team's limits at the last decision; none where none are recorded."""
+    return next((dict(event.limits) for event in reversed(events) if event.limits), {})
 
 
 def version_before(events: Sequence[PromotionEvent], present: str) -> str | None:
@@ -140,12 +149,17 @@ def read_local_history(path: Path, model_name: str) -> list[PromotionEvent]:
 
 
 def event_line(event: PromotionEvent) -> str:
-    """When, what, from -> to, who, why: one line."""
-    verdict = f" {event.decision}" if event.decision and event.action != "rolled_back" else ""
+    """When, what, from -> to, who, by which softer limits, why: one line, whatever the registry holds."""
+    judged = event.decision if event.action != "rolled_back" else None
+    verdict = f" {judged}" if judged else ""
+    if judged and event.release_decision not in (None, judged):
+        verdict += f" (the release itself: {event.release_decision})"
     versions = f"{event.former_version or 'none'} -> {event.version or 'none'}" if event.is_move else event.version
+    soft = ", ".join(f"{name} {change}" for name, change in event.softened.items())
     words = [f'"{event.reason}"'] if event.reason else []
     why = " ".join([*words, *(event.reasons if event.action in ("refused", "proposed") or not words else ())])
-    return (
-        f"{event.recorded_at:%Y-%m-%d %H:%M:%S}Z  {event.action}{verdict}  {versions}  "
-        f"by {event.actor or 'unknown'}" + (f": {why}" if why else "")
+    return escaped(
+        f"{event.recorded_at:%Y-%m-%d %H:%M:%S}Z  {event.action}{verdict}  {versions}  by {event.actor or 'unknown'}"
+        + (f", softer limits: {soft}" if soft else "")
+        + (f": {why}" if why else "")
     )

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 
 from slimtts.errors import InvalidInputError
+from slimtts.promotion_history import event_line
 from tasks.evidence import Evidence
 from tasks.promotion import Promotions, Request
 from tasks.promotion_log import PRODUCTION
@@ -20,6 +21,8 @@ from tests.flows.toy_release import (
     production,
     promotions,
     set_gate,
+    set_team_gate,
+    slow,
     toy_release,
 )
 
@@ -111,16 +114,75 @@ def test_the_same_flow_run_rolls_back_once(released):
     assert of_model.roll_back("", Request("ann", "more clicks", flow_run="two")).version == "1"
 
 
-def test_deciding_again_by_a_changed_gate(released):
+def test_deciding_again_by_a_changed_gate(released, monkeypatch, tmp_path):
     run = released("a")
     make_regression(run)
     register_release(run, promote=True)
     assert decide(run, "1", min_speedup=5.0).action == "refused"
-    event = decide(run, "1", min_speedup=0.5)
+    assert decide(run, "1", min_speedup=0.5).action == "refused", "who asks cannot soften the team's limit"
+    set_team_gate(monkeypatch, tmp_path, min_speedup=0.5)
+    event = decide(run, "1")
     assert event.action == "promoted"
-    assert decide(run, "1", min_speedup=0.5) == event, "a second promotion finds the first"
+    assert decide(run, "1") == event, "a second promotion finds the first"
     assert production(run) == "1"
     assert events(run)[-1] == "promoted" and events(run).count("promoted") == 1
+    line = event_line(event)
+    assert "promoted ACCEPT (the release itself: REGRESSION)" in line
+    assert ", softer limits: min_speedup 0.5 instead of 1.2: " in line
+    assert event.limits["min_speedup"] == 0.5 and event.limits["max_wer_gap_upper_points"] == 3.0
+    set_team_gate(monkeypatch, tmp_path, min_speedup=0.4)
+    assert decide(run, "1", Request("ann")).softened == {"min_speedup": "0.4 instead of 1.2"}
+    monkeypatch.delenv("SLIMTTS_GATE")
+    assert decide(run, "1").softened == {}, "at the shipped limits again"
+
+
+def test_a_run_cannot_soften_the_gate_that_judges_it(released):
+    run = released("a")
+    assert judged(run, systems=slow(evaluation(run))) == "REGRESSION"
+    set_gate(run, min_speedup=0.01, max_wer_gap_upper_points=10_000)
+    assert judged(run) == "ACCEPT", "by its own limits"
+    register_release(run, promote=True)
+    event = promotions(run).log.read().events[-1]
+    assert (event.action, event.decision, event.release_decision) == ("refused", "REGRESSION", "ACCEPT")
+    assert (event.limits["min_speedup"], event.limits["max_wer_gap_upper_points"]) == (1.2, 3.0)
+    assert "refused REGRESSION (the release itself: ACCEPT)" in event_line(event)
+    assert production(run) is None
+
+
+def test_a_run_cannot_promote_where_the_team_promotes_by_hand(released, monkeypatch, tmp_path):
+    set_team_gate(monkeypatch, tmp_path, promote=False)
+    run = released("a")
+    set_gate(run, promote=True)
+    register_release(run, promote=True)
+    assert (events(run), production(run)) == ([], None)
+    assert decide(run, "1").action == "promoted", "a person may"
+
+
+def test_a_team_that_asks_a_person_asks_whatever_the_run_says(released, monkeypatch, tmp_path):
+    run = released("a")
+    set_team_gate(monkeypatch, tmp_path, approval="required")
+    register_release(run, promote=True)
+    assert (events(run), production(run)) == (["proposed"], None)
+
+
+def test_production_can_be_emptied(released):
+    first, second = released("a"), released("b", seed=2)
+    register_release(first, promote=True)
+    register_release(second, promote=True)
+    event = promotions(first).roll_back("none", ANN)
+    assert (event.action, event.former_version, event.version) == ("rolled_back", "2", "")
+    assert "rolled_back  2 -> none  by ann@box" in event_line(event)
+    assert production(first) is None
+    assert promotions(first).roll_back("none", ANN).version == "", "asked twice, done once"
+    register_release(second, promote=True)
+    assert (production(first), len(events(first))) == (None, 3), "a repeated run does not undo it"
+    with pytest.raises(InvalidInputError, match="observed version none, nothing before it"):
+        promotions(first).roll_back("", ANN)
+    assert promotions(first).roll_back("1", ANN).version == "1"
+    assert production(first) == "1"
+    assert promotions(first).roll_back("none", Request("ann", "again", flow_run="x")).version == ""
+    assert promotions(first).roll_back("none", Request("ann", "again", flow_run="x")).version == ""
+    assert production(first) is None
 
 
 def test_an_alias_that_somebody_else_moved_is_told_not_hidden(released):

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import shutil
 import sys
 from functools import partial
 
@@ -9,10 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+import yaml
 
-from slimtts.results import ModelOrigin, Release
+from slimtts.results import DistillReport, EvaluationReport, ModelOrigin, Release
 from slimtts.workspace import Workspace
 from tasks.registry import register_release
+from tasks.tracking import log_stage
 from tests.flows.toy_release import (
     MODEL,
     events,
@@ -48,6 +51,26 @@ def test_version_tells_where_it_comes_from(released):
     assert {"git_sha", "data_sha256", "teacher_sha256", "dvc_revision", "seed", "preset"} <= tags.keys()
     assert (tags["verdict"], tags["last_action"]) == ("ACCEPT", "promoted")
     assert tags["metric.lm_speedup"] == "2"
+
+
+def test_a_search_by_the_versions_hash_finds_run_and_logged_model(released):
+    run = released("a")
+    training = DistillReport.read(Workspace(run.workspace).student / "report.json")
+    other = training.student.model_copy(update={"weights_sha256": "of the tensors, not of the file"})
+    training.model_copy(update={"student": other}).write(Workspace(run.workspace).student / "report.json")
+    stages = ("distill_student", "evaluate_student", "register_model")
+    (run.workspace / "dvc.lock").write_text(yaml.safe_dump({"stages": {stage: {} for stage in stages}}))
+    for stage in stages:
+        log_stage(run, stage)
+    register_release(run, promote=True)
+    sha256 = run.client.get_model_version(MODEL, "1").tags["student_sha256"]
+    experiment = run.client.get_run(run.run_id).info.experiment_id
+    runs = run.client.search_runs([experiment], f"tags.student_sha256 = '{sha256}'")
+    models = run.client.search_logged_models([experiment], f"tags.student_sha256 = '{sha256}'")
+    assert [found.info.run_id for found in runs] == [run.run_id]
+    assert [model.source_run_id for model in models] == [run.run_id]
+    evaluation = EvaluationReport.read(Workspace(run.workspace).evaluation / "evaluation.json")
+    assert evaluation.weights_sha256["student"] == sha256 == "student-1"
 
 
 def test_version_tells_family_and_licence_and_asks_for_what_the_family_needs(released):
@@ -88,6 +111,27 @@ def test_accepted_student_waits_when_promotion_is_not_wanted(released):
     register_release(run, promote=True)
     assert production(run) == "1"
     assert events(run) == ["promoted"]
+
+
+def test_a_model_that_was_deleted_is_registered_again(released):
+    run = released("a")
+    register_release(run, promote=True)
+    run.client.delete_registered_model(MODEL)
+    assert register_release(run, promote=True) == "1"
+    assert (events(run), production(run)) == (["promoted"], "1")
+    run.client.delete_model_version(MODEL, "1")
+    assert register_release(run, promote=True) == "2", "numbers are not used twice"
+    assert production(run) == "2"
+
+
+def test_a_version_whose_files_are_gone_gets_a_successor(released, caplog):
+    run = released("a")
+    register_release(run, promote=True)
+    [weights] = (run.workspace.parent / "mlartifacts").rglob("weights")
+    shutil.rmtree(weights.parents[2])
+    assert register_release(run, promote=True) == "2"
+    assert "slimtts-nano version 1 has lost its files; its student is registered again" in caplog.text
+    assert register_release(run, promote=True) == "2"
 
 
 def test_two_students_of_one_run_keep_their_own_weights(released):

@@ -66,6 +66,6 @@ def test_remote_settings_hold_an_address_and_never_keys(monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
     overrides = ["storage.dvc_remote=s3://bucket/runs", "storage.s3_endpoint=http://127.0.0.1:9"]
     text = dvc_config(compose_params("demo", overrides))
-    assert "url = s3://bucket/runs\nendpointurl = http://127.0.0.1:9" in text
+    assert "url = s3://bucket/runs\nendpointurl = http://127.0.0.1:9\nverify = True" in text
     assert "hush" not in text
     assert "remote" not in dvc_config(compose_params("demo", []))

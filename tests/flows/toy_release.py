@@ -11,6 +11,7 @@ from slimtts.results import EvaluationReport, Release
 from slimtts.workspace import STAGES, Workspace
 from tasks.evidence import Evidence
 from tasks.promotion import Promotions, Request
+from tasks.team_gate import GATE_FILE, team_gate
 from tasks.tracking import open_run
 from tasks.workspace import compose_params
 
@@ -68,9 +69,16 @@ def production(run):
 
 
 def decide(run, version, request=ANN, **knobs):
-    """As promote_model does, by the shipped gate with these changes."""
-    gate = compose_params("demo", []).register_model.model_copy(update=knobs)
+    """As promote_model does, by the team's gate with these changes, which can tighten it."""
+    gate = team_gate().model_copy(update=knobs)
     return promotions(run).decide(version, Evidence.of_version(run.client, MODEL, version), gate, request)
+
+
+def set_team_gate(monkeypatch, tmp_path, **knobs):
+    """As whoever deploys does."""
+    path = tmp_path / "gate.yaml"
+    path.write_text(yaml.safe_dump(knobs))
+    monkeypatch.setenv(GATE_FILE, str(path))
 
 
 def slow(report):

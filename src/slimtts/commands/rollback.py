@@ -11,7 +11,7 @@ MODULE = ("flows.roll_back_model",)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """To which version, and why."""
-    parser.add_argument("--to", default="", metavar="VERSION", help="default: the one that was replaced")
+    parser.add_argument("--to", default="", metavar="VERSION", help="default: the one before; none: nothing is served")
     parser.add_argument("--reason", required=True, help="kept in the history")
     add_registry_options(parser)
 
