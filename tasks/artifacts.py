@@ -20,7 +20,7 @@ from slimtts.params import load_params
 from slimtts.redaction import without_login
 from slimtts.results import EvaluationReport, Interval, LayerScores, PrunePlan
 from slimtts.workspace import Workspace
-from tasks.live_curves import Logger, curve_points
+from tasks.live_curves import Logger, curve_points, curves_under_way
 from tasks.repetition import repeating
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def showing_progress(run: TrackedRun, logger: Logger, every_s: float = PROGRESS_
     """A progress bar of the distillation while the block runs; a server that is away leaves it where it was."""
     workspace = Workspace(run.workspace)
     steps = total_steps(workspace)
-    before = {path: path.stat().st_mtime_ns for path in workspace.checkpoints.glob("*/curves.jsonl")}
+    before = {path: path.stat().st_mtime_ns for path in curves_under_way(workspace)}
     bar: UUID | None = None
     with _if_reachable(logger, "the progress bar"):
         bar = create_progress_artifact(0.0, "distillation", f"Distillation of {run.workspace.name}: {steps} steps")
@@ -105,7 +105,7 @@ def total_steps(workspace: Workspace) -> int:
 def finished_steps(workspace: Workspace, before: dict[Path, int]) -> int:
     """Steps that the trainings under way have logged; files as old as in `before` are of a former training."""
     last: dict[str, int] = {}
-    for path in workspace.checkpoints.glob("*/curves.jsonl"):
+    for path in curves_under_way(workspace):
         if path.stat().st_mtime_ns != before.get(path):
             last |= {curve.partition("/")[0]: step + 1 for curve, step, _ in curve_points([path])}
     return sum(last.values())

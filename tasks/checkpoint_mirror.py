@@ -9,7 +9,7 @@ The manifest is replaced by one request after all that it names has arrived: a r
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,8 +17,10 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
 
+from slimtts.curves import CURVES
 from slimtts.errors import InvalidInputError, SlimttsError
 from slimtts.params import StorageParams
+from slimtts.storage import read_hashes, remove
 from slimtts.workspace import Workspace
 from tasks.bucket import ensure_bucket, s3_client
 from tasks.repetition import repeating
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 EVERY_S = 60.0
 Logger = logging.Logger | logging.LoggerAdapter[Any]
-DONE, CURVES = "DONE", "curves.jsonl"  # as slimtts.checkpoints and the trainer name them
+DONE = "DONE"  # as slimtts.checkpoints, which needs torch, names it
 
 
 def _inside(name: str) -> str:
@@ -97,6 +99,8 @@ def mirrored_checkpoints(
 def mirror_checkpoints(client: BaseClient, workspace: Workspace, url: str) -> int:
     """Copies the newest complete checkpoint of each training to `url`, and removes older ones there.
 
+    One that is not what the trainer wrote is not copied; the one before it is.
+
     Args:
         client: of `tasks.bucket.s3_client`; the bucket exists.
         workspace: may be training meanwhile.
@@ -106,19 +110,25 @@ def mirror_checkpoints(client: BaseClient, workspace: Workspace, url: str) -> in
         The bytes that were sent; 0 when there was nothing new.
 
     Raises:
-        SlimttsError: the server refuses or stays away.
+        SlimttsError: the server refuses or stays away, or a checkpoint is damaged.
     """
     folder, sent = workspace.checkpoints, 0
-    trainings = {}
+    trainings, damaged = {}, []
     try:
-        for step in newest_checkpoints(folder):
+        for step in _newest_first(folder):
             training, files = step.parent, {}
+            name = training.relative_to(folder).as_posix()
+            if name in trainings:
+                continue
             for path in [*sorted(step.iterdir()), training / CURVES]:
                 if path.is_file():
                     transfer = upload_by_content(client, path, f"{url}/objects")
                     files[path.relative_to(training).as_posix()] = transfer.sha256
                     sent += transfer.moved_bytes
-            trainings[training.relative_to(folder).as_posix()] = MirroredTraining(newest=step.name, files=files)
+            if _is_as_written(step, files):
+                trainings[name] = MirroredTraining(newest=step.name, files=files)
+            else:
+                damaged.append(str(step))
     except FileNotFoundError:  # the trainer has removed it for a newer one, which the next call takes
         return sent
     manifest = Manifest(trainings=trainings)
@@ -127,7 +137,15 @@ def mirror_checkpoints(client: BaseClient, workspace: Workspace, url: str) -> in
             client.put_object(**object_at(f"{url}/manifest.json"), Body=manifest.model_dump_json().encode())
             _remove_others(client, url, manifest)
             abort_uploads(client, f"{url}/objects/")
+    if damaged:
+        raise SlimttsError(f"{damaged[0]}: observed other bytes than the training wrote; the one before it is copied")
     return sent
+
+
+def _is_as_written(step: Path, files: Mapping[str, str]) -> bool:
+    """Whether the hashes of what was sent are those that the trainer noted; earlier versions noted none."""
+    noted = read_hashes(step / DONE) or {}
+    return all(files.get(f"{step.name}/{name}") == sha256 for name, sha256 in noted.items())
 
 
 def fetch_checkpoints(client: BaseClient, workspace: Workspace, url: str) -> int:
@@ -148,7 +166,11 @@ def fetch_checkpoints(client: BaseClient, workspace: Workspace, url: str) -> int
             # DONE last: a checkpoint counts once it is there.
             for path in sorted(mirrored.files, key=lambda path: path.endswith(DONE)):
                 source = f"{url}/objects/{mirrored.files[path]}"
-                fetched += download_file(client, source, training / path).moved_bytes
+                transfer = download_file(client, source, training / path)
+                if transfer.sha256 != mirrored.files[path]:
+                    remove(training / path)
+                    raise SlimttsError(f"{source}: observed an object of another content; next: remove the mirror")
+                fetched += transfer.moved_bytes
     return fetched
 
 
@@ -166,8 +188,14 @@ def remove_mirror(client: BaseClient, url: str) -> None:
 
 def newest_checkpoints(folder: Path) -> list[Path]:
     """`<training>/step-00000400` of each training below `folder`: the newest that is complete."""
-    newest = {done.parent.parent: done.parent for done in sorted(folder.glob(f"**/step-*/{DONE}"))}
+    newest: dict[Path, Path] = {}
+    for step in _newest_first(folder):
+        newest.setdefault(step.parent, step)
     return list(newest.values())
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted((done.parent for done in folder.glob(f"**/step-*/{DONE}")), reverse=True)
 
 
 def read_manifest(client: BaseClient, url: str) -> Manifest:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from slimtts.curves import CURVES, read_points
 from slimtts.workspace import Workspace
 from tasks.repetition import repeating
 from tasks.tracking import TrackedRun
@@ -85,29 +85,25 @@ class CurveLog:
 
 def curve_files(workspace: Workspace) -> list[Path]:
     """Curves of a finished training, then those of one under way."""
-    return [*sorted(workspace.student.glob("*.jsonl")), *sorted(workspace.checkpoints.glob("*/curves.jsonl"))]
+    return [*sorted(workspace.student.glob("*.jsonl")), *curves_under_way(workspace)]
+
+
+def curves_under_way(workspace: Workspace) -> list[Path]:
+    """Curves beside the checkpoints, which lie in a folder for each training and its parameters."""
+    return sorted(workspace.checkpoints.rglob(CURVES))
 
 
 def curve_points(files: Sequence[Path]) -> Iterator[tuple[str, int, float]]:
     """(`student/loss`, step, value) of all lines such as `{"name": "student", "step": 3, "loss": 1.5}`.
 
-    A last line without its end is still being written and waits for the next reading.
+    A damaged line is left out; a last line without its end is still being written and waits for the next reading.
     """
     for path in files:
-        for line in _complete_lines(path):
-            point = json.loads(line)
-            name, step = point.pop("name"), int(point.pop("step"))
+        for point in read_points(path)[0]:
+            name, step = point.pop("name"), point.pop("step")
             for term, value in point.items():
                 if isinstance(value, int | float):
                     yield f"{name}/{term}", step, float(value)
-
-
-def _complete_lines(path: Path) -> list[str]:
-    try:
-        text = path.read_text()
-    except FileNotFoundError:  # replaced this very moment; the next round sees it
-        return []
-    return text[: text.rfind("\n") + 1].splitlines()
 
 
 def _changed_ns(path: Path) -> int:

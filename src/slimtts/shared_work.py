@@ -1,25 +1,29 @@
 """Work that several processes do side by side: each item is made once, by whoever comes first, and kept as a file.
 
 A process that makes an item holds a lock on it, which the kernel frees when the process ends, however it ends: then
-another makes the item. So nobody deals out the work, and nothing is lost with a process.
+another makes the item. So nobody deals out the work, and nothing is lost with a process. Beside each item lie the
+SHA-256 of its files: what is there is used only if it is what was made, else it is made again.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
+import logging
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from slimtts.storage import atomic_path
+from slimtts.storage import atomic_path, file_hashes, read_hashes, remove
+
+logger = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parent
 POLL_S = 0.2
-CLAIMS = ".claims"
+CLAIMS, HASHES = ".claims", ".hashes"
 
 
 def make_items(
@@ -28,6 +32,7 @@ def make_items(
     """Returns when every item of `makers` lies in `folder`: found there, made here, or made by another meanwhile.
 
     A maker writes its item, a file or a folder, to the path it is given; `after_item` is told each item that is there.
+    An item that is not what was made (a damaged disk, an edit) is named in the log and made again.
     """
     missing = list(makers)
     while missing:
@@ -44,13 +49,31 @@ def make_items(
 
 def _is_there(item: Path, make: Callable[[Path], None]) -> bool:
     """False while another process makes it."""
-    if item.exists():
+    if _is_as_made(item):
         return True
     with _claimed(item) as is_ours:
-        if is_ours and not item.exists():
-            with atomic_path(item) as temporary:
-                make(temporary)
-        return item.exists()
+        if not is_ours:
+            return False
+        if _is_as_made(item):
+            return True
+        if item.exists():
+            logger.warning("%s is not what was made, or of an earlier version: it is made again", item)
+        with atomic_path(item) as temporary:
+            make(temporary)
+            # Before the item: a kill in between leaves hashes of nothing, and the item is made again.
+            with atomic_path(_hashes_of(item)) as hashes:
+                hashes.write_text(json.dumps(file_hashes(temporary)))
+            if item.is_dir() and not temporary.is_dir():
+                remove(item)
+        return True
+
+
+def _is_as_made(item: Path) -> bool:
+    return item.exists() and file_hashes(item) == read_hashes(_hashes_of(item))
+
+
+def _hashes_of(item: Path) -> Path:
+    return item.parent / HASHES / f"{item.name}.json"
 
 
 @contextmanager
@@ -77,7 +100,8 @@ def progress_of(root: Path, code: Sequence[str], *marks: object) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     for other in root.glob("*"):
         if other.name != mark:
-            shutil.rmtree(other, ignore_errors=True)  # processes that start together all do this
+            with suppress(OSError):  # processes that start together all do this
+                remove(other)
     folder = root / mark
     folder.mkdir(exist_ok=True)
     return folder

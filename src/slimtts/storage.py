@@ -1,11 +1,12 @@
-"""Writing that never leaves half a file (a temporary name, then a rename), and one hash of what several files hold."""
+"""Writing that never leaves half a file (a temporary name, then a rename), and hashes of what files hold."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -55,6 +56,30 @@ def files_sha256(files: Iterable[Path]) -> str:
 
 def folder_sha256(folder: Path) -> str:
     """SHA-256 of a folder's files, by name and content: none can be changed, added or left out."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    lines = [f"{file.relative_to(folder).as_posix()}\0{files_sha256([file])}\n" for file in files]
+    lines = [f"{name}\0{sha256}\n" for name, sha256 in file_hashes(folder).items()]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def file_hashes(path: Path) -> dict[str, str]:
+    """SHA-256 of every file below a folder, by its path in there; of a file alone, by "."."""
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    return {file.relative_to(path).as_posix(): files_sha256([file]) for file in files}
+
+
+def read_hashes(path: Path) -> dict[str, str] | None:
+    """What `file_hashes` gave, from a JSON file; None where there is none that can be read."""
+    try:
+        hashes = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    is_sound = isinstance(hashes, dict) and all(isinstance(value, str) for value in hashes.values())
+    return hashes if is_sound else None
+
+
+def changed_file(folder: Path, hashes: Mapping[str, str]) -> str | None:
+    """The first of the hashed files that is missing or holds other bytes; None when all are as they were."""
+    for name, sha256 in hashes.items():
+        file = folder / name
+        if not file.is_file() or files_sha256([file]) != sha256:
+            return name
+    return None

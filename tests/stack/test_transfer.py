@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from slimtts.errors import InvalidInputError, SlimttsError
+from slimtts.storage import changed_file, file_hashes, read_hashes
 from slimtts.workspace import Workspace
-from tasks.checkpoint_mirror import fetch_checkpoints, mirror_checkpoints, read_manifest
+from tasks.checkpoint_mirror import fetch_checkpoints, mirror_checkpoints, newest_checkpoints, read_manifest
 from tasks.transfer import (
     MIN_PART_BYTES,
     Transfer,
@@ -200,6 +201,32 @@ def test_another_machine_gets_the_newest_complete_checkpoints(s3, url, tmp_path)
     assert _files(there) == wanted
     assert fetched == sum(map(len, wanted.values()))
     assert fetch_checkpoints(s3, there, url) == 0
+
+
+def test_a_checkpoint_that_is_not_what_was_written_is_not_copied_but_the_one_before(s3, url, tmp_path):
+    here, there = Workspace(tmp_path / "here"), Workspace(tmp_path / "there")
+    for step in (2, 4):
+        folder = _checkpoint(here, "student/mark", step, bytes([step]) * 100)
+        (folder / "DONE").unlink()
+        (folder / "DONE").write_text(json.dumps(file_hashes(folder)))
+    (folder / "tensors.safetensors").write_bytes(b"\x05" * 100)
+    with pytest.raises(SlimttsError, match="step-00000004: observed other bytes than the training wrote"):
+        mirror_checkpoints(s3, here, url)
+    fetch_checkpoints(s3, there, url)
+    (found,) = newest_checkpoints(there.checkpoints)
+    assert found.name == "step-00000002" and changed_file(found, read_hashes(found / "DONE")) is None
+
+
+def test_an_object_of_another_content_than_its_name_is_refused(s3, url, tmp_path):
+    here, there = Workspace(tmp_path / "here"), Workspace(tmp_path / "there")
+    _checkpoint(here, "student/mark", 2, b"right")
+    mirror_checkpoints(s3, here, url)
+    sha256 = read_manifest(s3, url).trainings["student/mark"].files["step-00000002/tensors.safetensors"]
+    (tmp_path / "other").write_bytes(b"wrong")
+    upload_file(s3, tmp_path / "other", f"{url}/objects/{sha256}")
+    with pytest.raises(SlimttsError, match="an object of another content"):
+        fetch_checkpoints(s3, there, url)
+    assert not newest_checkpoints(there.checkpoints)
 
 
 def test_older_checkpoints_leave_the_mirror_and_do_not_replace_newer_ones(s3, url, tmp_path):

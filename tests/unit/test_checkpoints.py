@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from slimtts import checkpoints
-from slimtts.checkpoints import load_latest, restore, save_checkpoint
+from slimtts.checkpoints import load_latest, restore, resume, save_checkpoint
 from slimtts.errors import InvalidInputError
 
 
@@ -168,3 +169,131 @@ checkpoints.save_checkpoint(Path(sys.argv[1]), 2, "one", {"m": torch.nn.Linear(2
     assert any(path.name.startswith(".step-") for path in tmp_path.iterdir())
     training.save(tmp_path, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000002"]
+
+
+def newest_two(tmp_path: Path) -> tuple[Training, Path]:
+    training = Training(seed=0)
+    training.step()
+    training.save(tmp_path, 1)
+    training.step()
+    return training, training.save(tmp_path, 2)
+
+
+@pytest.mark.parametrize("file", ["tensors.safetensors", "state.json", checkpoints.DONE])
+@pytest.mark.parametrize("place", [0.0, 0.2, 0.5, 0.8, 0.999])
+def test_one_flipped_bit_anywhere_is_noticed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, file: str, place: float
+) -> None:
+    _, newest = newest_two(tmp_path)
+    content = bytearray((newest / file).read_bytes())
+    content[int(place * len(content))] ^= 1
+    (newest / file).write_bytes(content)
+    resumed = Training(seed=9)
+    found = resume(tmp_path, "one", resumed.models, resumed.optimizers)
+    assert found is not None and found.step == 1
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert str(newest) in line and "is passed over" in line
+
+
+def of_earlier_version(path: Path) -> None:
+    """Without hashes, as 0.1 wrote them."""
+    (path / checkpoints.DONE).write_text("")
+    state = json.loads((path / "state.json").read_text())
+    del state[checkpoints.HASHED]
+    (path / "state.json").write_text(json.dumps(state))
+
+
+def without(tensor: str, path: Path) -> None:
+    tensors = load_file(path / "tensors.safetensors")
+    save_file({name: value for name, value in tensors.items() if name != tensor}, path / "tensors.safetensors")
+
+
+LOST = [
+    "model/student/0.weight", "model/second/weight", "optimizer/muon/0/momentum_buffer", "optimizer/adamw/1/exp_avg",
+    "rng/torch",
+]  # fmt: skip
+
+
+# Without hashes a momentum that is gone looks like one of a parameter that had no gradient yet.
+CASES = [(tensor, is_hashed) for tensor in LOST for is_hashed in (True, False) if is_hashed or "momentum" not in tensor]
+
+
+@pytest.mark.parametrize(("tensor", "is_hashed"), CASES)
+def test_a_checkpoint_that_lacks_a_tensor_is_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, tensor: str, is_hashed: bool
+) -> None:
+    training, newest = newest_two(tmp_path)
+    without(tensor, newest)
+    if not is_hashed:
+        of_earlier_version(newest)
+    resumed = Training(seed=9)
+    found = resume(tmp_path, "one", resumed.models, resumed.optimizers)
+    assert found is not None and found.step == 1
+    assert f"{newest} is passed over" in caplog.text
+    again = training.save(tmp_path / "again", 2)
+    assert resume(again.parent, "one", resumed.models, resumed.optimizers) is not None, "nothing else is amiss"
+
+
+def test_a_tensor_of_another_shape_or_a_strange_one_is_passed_over(tmp_path: Path) -> None:
+    for name, strange in (("a", {"model/student/0.weight": torch.zeros(2, 2)}), ("b", {"model/other": torch.zeros(1)})):
+        _, newest = newest_two(tmp_path / name)
+        save_file(load_file(newest / "tensors.safetensors") | strange, newest / "tensors.safetensors")
+        of_earlier_version(newest)
+        resumed = Training(seed=9)
+        found = resume(tmp_path / name, "one", resumed.models, resumed.optimizers)
+        assert found is not None and found.step == 1
+
+
+def test_where_no_checkpoint_is_left_the_training_starts_anew_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in (newest_two(tmp_path)[1], tmp_path / "step-00000001"):
+        os.truncate(path / "tensors.safetensors", 100)
+    fresh, untouched = Training(seed=9), Training(seed=9)
+    assert resume(tmp_path, "one", fresh.models, fresh.optimizers) is None
+    assert caplog.text.count("is passed over") == 2
+    assert f"no checkpoint in {tmp_path} can be used: this training starts anew" in caplog.text
+    for name, tensor in untouched.model.state_dict().items():
+        assert torch.equal(tensor, fresh.model.state_dict()[name])
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on_with_a_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    training, newest = newest_two(tmp_path)
+    of_earlier_version(newest)
+    resumed = Training(seed=9)
+    found = resume(tmp_path, "one", resumed.models, resumed.optimizers)
+    assert found is not None and found.step == 2
+    assert "holds no hashes: its content is not verified" in caplog.text
+    for name, tensor in training.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name])
+
+
+def test_hashes_that_were_emptied_do_not_make_it_one_of_an_earlier_version(tmp_path: Path) -> None:
+    _, newest = newest_two(tmp_path)
+    (newest / checkpoints.DONE).write_text("")
+    found = load_latest(tmp_path, "one")
+    assert found is not None and found.step == 1
+
+
+def test_a_loop_state_without_what_the_loop_needs_is_passed_over(tmp_path: Path) -> None:
+    _, newest = newest_two(tmp_path)
+    state = json.loads((newest / "state.json").read_text())
+    (newest / "state.json").write_text(json.dumps({**state, "loop": {}}))
+    of_earlier_version(newest)
+    resumed = Training(seed=9)
+    found = resume(tmp_path, "one", resumed.models, resumed.optimizers, ("losses",))
+    assert found is not None and found.step == 1
+
+
+def test_those_that_were_passed_over_go_with_the_next_save(tmp_path: Path) -> None:
+    training, _ = newest_two(tmp_path)
+    for step in (4, 6):
+        os.truncate(training.save(tmp_path, step, keep=9) / "tensors.safetensors", 10)
+    found = load_latest(tmp_path, "one")
+    assert found is not None and found.step == 2
+    training.save(tmp_path, 4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000004"]
+    found = load_latest(tmp_path, "one")
+    assert found is not None and found.step == 4

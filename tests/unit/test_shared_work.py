@@ -55,7 +55,7 @@ def test_the_item_of_a_killed_process_is_made_by_another(tmp_path):
 
 
 def test_items_that_are_there_are_only_told_of(tmp_path):
-    (tmp_path / "a").write_text("former")
+    make_items(tmp_path, {"a": lambda out: out.write_text("former")})
     told = []
     make_items(tmp_path, {name: lambda out: out.mkdir() for name in "ab"}, told.append)
     assert told == ["a", "b"]
@@ -76,6 +76,51 @@ def test_an_item_whose_making_fails_is_free_again(tmp_path):
     assert (tmp_path / "a").read_text() == "whole"
 
 
+def write_folder(out):
+    (out / "deep").mkdir(parents=True)
+    (out / "heard.json").write_text('{"wer": 0.25}')
+    (out / "deep" / "codes.json").write_text("[1, 2, 3]")
+
+
+DAMAGE = {
+    "a flipped bit": lambda item: (item / "heard.json").write_text('{"wer": 0.35}'),
+    "a truncated file": lambda item: (item / "deep" / "codes.json").write_text("[1, 2"),
+    "an empty file": lambda item: (item / "heard.json").write_text(""),
+    "a missing file": lambda item: (item / "heard.json").unlink(),
+    "a strange file": lambda item: (item / "more.json").write_text("{}"),
+    "hashes of nothing": lambda item: (item.parent / ".hashes" / "a.json").write_text("{}"),
+    "damaged hashes": lambda item: (item.parent / ".hashes" / "a.json").write_bytes(b"\xff{"),
+    "no hashes, as an earlier version left it": lambda item: (item.parent / ".hashes" / "a.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_an_item_that_is_not_what_was_made_is_made_again_with_one_line(tmp_path, caplog, damage):
+    made = []
+
+    def make(out):
+        made.append(out)
+        write_folder(out)
+
+    make_items(tmp_path, {"a": make})
+    damage(tmp_path / "a")
+    make_items(tmp_path, {"a": make})
+    assert len(made) == 2
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert f"{tmp_path / 'a'} is not what was made" in caplog.text
+    found = {path.relative_to(tmp_path / "a").as_posix() for path in (tmp_path / "a").rglob("*") if path.is_file()}
+    assert found == {"heard.json", "deep/codes.json"}
+    make_items(tmp_path, {"a": make})
+    assert len(made) == 2, "what was made again is believed"
+
+
+def test_a_file_in_the_place_of_a_folder_and_the_other_way_round_are_made_again(tmp_path):
+    (tmp_path / "a").write_text("a file")
+    (tmp_path / "b" / "inner").mkdir(parents=True)
+    make_items(tmp_path, {"a": write_folder, "b": lambda out: out.write_text("b")})
+    assert (tmp_path / "a" / "heard.json").is_file() and (tmp_path / "b").read_text() == "b"
+
+
 def test_progress_belongs_to_its_measurement_and_its_code(tmp_path, monkeypatch):
     package, root = tmp_path / "package", tmp_path / "progress"
     (package / "scoring").mkdir(parents=True)
@@ -84,6 +129,7 @@ def test_progress_belongs_to_its_measurement_and_its_code(tmp_path, monkeypatch)
     monkeypatch.setattr(shared_work, "PACKAGE", package)
     first = progress_of(root, ["scoring"], "knobs", 1)
     (first / "item").touch()
+    (root / "a stray file").touch()
     (package / "other.py").write_text("2")
     assert progress_of(root, ["scoring"], "knobs", 1) == first and (first / "item").exists()
     (package / "scoring" / "a.py").write_text("2")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -23,7 +22,7 @@ import torch
 
 from slimtts.data.audio import BadAudioError, resample
 from slimtts.data.speech_source import CodecFacts, Recording
-from slimtts.storage import atomic_path
+from slimtts.storage import atomic_path, remove
 
 logger = logging.getLogger(__name__)
 
@@ -59,11 +58,11 @@ def cache_folder(root: Path, fingerprint: str) -> Path:
     mark = fingerprint[:16]
     for other in root.glob("*"):
         if other.name != mark:
-            shutil.rmtree(other)
+            remove(other)
     folder = root / mark
     folder.mkdir(parents=True, exist_ok=True)
     for abandoned in folder.glob(".codes-*"):  # by a run that was killed; a folder has one writer
-        shutil.rmtree(abandoned)
+        remove(abandoned)
     return folder
 
 

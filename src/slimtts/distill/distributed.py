@@ -85,15 +85,17 @@ class World:
             return learner.no_sync()
         return nullcontext()
 
-    def check_same_step(self, what: str, step: int) -> None:
-        """Raises InvalidInputError where the processes did not read the same checkpoint."""
-        bounds = torch.tensor([step, -step])
+    def check_same_step(self, what: str, step: int, sha256: str = "") -> None:
+        """Raises InvalidInputError where the processes did not read the same checkpoint, of the same content."""
+        content = int(sha256[:15] or "0", 16)
+        bounds = torch.tensor([step, -step, content, -content])
         if self.size > 1:
             dist.all_reduce(bounds, op=dist.ReduceOp.MAX)
-        if bounds[0] != -bounds[1]:
+        if bounds[0] != -bounds[1] or bounds[2] != -bounds[3]:
+            other = f"step {int(bounds[0])}" if bounds[0] != -bounds[1] else "other content"
             raise InvalidInputError(
                 f"checkpoints of {what}",
-                f"step {step} in process {self.rank}, step {int(bounds[0])} in another",
+                f"step {step} in process {self.rank}, {other} in another",
                 "the same in all",
                 "give all machines one shared workspace",
             )

@@ -21,7 +21,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from slimtts.checkpoints import CheckpointWriter, load_latest, restore, whole
+from slimtts.checkpoints import CheckpointWriter, resume, whole
+from slimtts.curves import CURVES, cut_curve
 from slimtts.decoding.teacher_forcing import ForcedBatch
 from slimtts.distill.distributed import ALONE, World
 from slimtts.distill.healing import AddUp, Part
@@ -117,14 +118,6 @@ class TrainingJob:
     learning_rate: float
 
 
-def _resume_curves(path: Path, step: int) -> None:
-    """Keeps the lines of the first `step` steps, so that no step is ever listed twice."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < step]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(line + "\n" for line in kept))
-
-
 def _backward(
     learner: nn.Module, job: TrainingJob, batch: ForcedBatch, world: World, params: DistillStudentParams, step: int
 ) -> dict[str, float]:
@@ -170,15 +163,15 @@ def train(
     model = job.model.to(device).train()
     learner = world.learner(model, device)
     optimizers = make_optimizers(model, params.optimizer)
-    found = load_latest(job.folder, job.fingerprint)
+    found = resume(job.folder, job.fingerprint, {"model": model}, optimizers, ("tokens", "seconds", "loss"))
     first, tokens, seconds, last_loss = 0, 0, 0.0, math.nan
     if found:
-        loop = restore(found, {"model": model}, optimizers)
+        loop = found.state["loop"]
         first, tokens, seconds, last_loss = found.step, loop["tokens"], loop["seconds"], loop["loss"]
-    world.check_same_step(job.name, first)
-    curves = job.folder / "curves.jsonl" if world.leads else Path(os.devnull)
+    world.check_same_step(job.name, first, found.sha256 if found else "")
+    curves = job.folder / CURVES if world.leads else Path(os.devnull)
     if world.leads:
-        _resume_curves(curves, first)
+        cut_curve(curves, first)
     started = time.monotonic()
     writer = CheckpointWriter(job.folder, job.fingerprint, is_writer=world.leads)
     with curves.open("a") as stream, writer:

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from slimtts.checkpoints import load_latest, restore, save_checkpoint
+from slimtts.checkpoints import resume, save_checkpoint
 from slimtts.codec.nano_codec import NanoCodec
 from slimtts.data.token_corpus import load_token_corpus
 from slimtts.nano.speech_synthesis import SAMPLE_RATE_HZ, SpokenUtterance, read_corpus
@@ -192,10 +192,8 @@ def train_recogniser(corpus: Path, token_corpus: Path, codec: NanoCodec, out: Pa
         [p for m in models.values() for p in m.parameters()], lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
     fingerprint = str(recipe)
-    found = load_latest(out / "checkpoints", fingerprint)
+    found = resume(out / "checkpoints", fingerprint, models, {"adamw": optimizer})
     first = found.step if found else 0
-    if found:
-        restore(found, models, {"adamw": optimizer})
     started = time.monotonic()
     for step in range(first, recipe.steps):
         waves, texts, phones = sampler.batch(step)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from slimtts.checkpoints import load_latest, restore, save_checkpoint
+from slimtts.checkpoints import resume, save_checkpoint
 from slimtts.codec.nano_codec import NanoCodec
 from slimtts.nano.speech_synthesis import FRAME_SAMPLES, SAMPLE_RATE_HZ, read_corpus
 
@@ -86,10 +86,8 @@ def train_codec(corpus: Path, out: Path, steps: int, seed: int) -> NanoCodec:
         [p for m in models.values() for p in m.parameters()], lr=PEAK_LEARNING_RATE, betas=(0.8, 0.95), fused=True
     )
     fingerprint = f"codec-{steps}-{seed}"
-    found = load_latest(out / "checkpoints", fingerprint)
+    found = resume(out / "checkpoints", fingerprint, models, {"adamw": optimizer})
     first = found.step if found else 0
-    if found:
-        restore(found, models, {"adamw": optimizer})
     started = time.monotonic()
     for step in range(first, steps):
         wave, phones = sampler.batch(step)

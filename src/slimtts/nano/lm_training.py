@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from slimtts.checkpoints import load_latest, restore, save_checkpoint
+from slimtts.checkpoints import resume, save_checkpoint
 from slimtts.codec.nano_codec import FiniteScalarQuantizer, NanoCodecConfig
 from slimtts.data.batching import token_budget_batches
 from slimtts.data.token_corpus import TokenCorpus, load_token_corpus
@@ -304,10 +304,8 @@ def train_language_model(
     optimizers = make_optimizers(trainer, recipe)
     peaks = {name: optimizer.param_groups[0]["lr"] for name, optimizer in optimizers.items()}
     fingerprint = str(recipe)
-    found = load_latest(out / "checkpoints", fingerprint)
+    found = resume(out / "checkpoints", fingerprint, {"trainer": trainer}, optimizers)
     first = found.step if found else 0
-    if found:
-        restore(found, {"trainer": trainer}, optimizers)
     trainer.train()
     forward = torch.compile(trainer, dynamic=True) if compiled else trainer
     held_out = held_out_batches(batches, 8)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import yaml
 
+from slimtts.curves import CURVES
 from slimtts.data.manifest import read_utterances
 from slimtts.data.text_list import read_lines
 from slimtts.decoding.guidance import Guidance
@@ -37,7 +38,7 @@ from slimtts.params import DistillStudentParams, Params
 from slimtts.progress import progress_bar
 from slimtts.pruning.vocabulary import needed_ids, prompted_ids, trim_vocabulary
 from slimtts.results import DistillReport, PrunePlan, SubsetReport
-from slimtts.storage import atomic_path
+from slimtts.storage import atomic_path, remove
 from slimtts.teachers.base import Prompt, Teacher
 from slimtts.teachers.checkpoint import hash_weights, load_language_model
 from slimtts.teachers.loading import load_teacher
@@ -61,7 +62,7 @@ def remove_others(folder: Path) -> None:
     """Removes the progress of other parameters, which lies beside `folder`."""
     for other in folder.parent.glob("*"):
         if other.name != folder.name:
-            shutil.rmtree(other)
+            remove(other)
 
 
 def save_model(model: Any, teacher: Teacher, out: Path, retained: Sequence[int] | None = None) -> None:
@@ -210,7 +211,7 @@ def heal(params: Params, workspace: Workspace, device: torch.device, world: Worl
             save_model(model, system, out / name, plan.retained if name == "student" else range(plan.num_layers))
             # Of the file, as everywhere: evaluation, version and card name the student by it.
             reports[name] = reports[name].model_copy(update={"weights_sha256": hash_weights(out / name)})
-            shutil.copy(folder / "curves.jsonl", out / f"{name}.jsonl")
+            shutil.copy(folder / CURVES, out / f"{name}.jsonl")
         report = DistillReport(
             preset=knobs.preset,
             student=reports["student"],

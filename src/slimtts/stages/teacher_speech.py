@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +22,8 @@ from slimtts.errors import InvalidInputError
 from slimtts.evaluation.word_errors import count_word_errors
 from slimtts.params import DecodingParams, Params
 from slimtts.scoring.wli import Transcribe
-from slimtts.storage import atomic_path
+from slimtts.shared_work import make_items
+from slimtts.storage import remove
 from slimtts.teachers.base import Prompt, Teacher
 
 LINES_A_GROUP = 128
@@ -140,12 +140,14 @@ def speak_lines(
     takes: list[list[Take]] = []
     for start in range(0, len(lines), LINES_A_GROUP):
         group = lines[start : start + LINES_A_GROUP]
-        kept = progress / f"group-{start:06d}.jsonl"
-        if not kept.exists():
+        name = f"group-{start:06d}.jsonl"
+
+        def speak(out: Path, group: Sequence[Line] = group, start: int = start) -> None:
             spoken = speak_takes(teacher, group, params, transcribe, start, perfect)
-            with atomic_path(kept) as tmp:
-                tmp.write_text("".join(json.dumps([asdict(take) for take in made]) + "\n" for made in spoken))
-        rows = [json.loads(line) for line in kept.read_text().splitlines()]
+            out.write_text("".join(json.dumps([asdict(take) for take in made]) + "\n" for made in spoken))
+
+        make_items(progress, {name: speak})
+        rows = [json.loads(line) for line in (progress / name).read_text().splitlines()]
         takes += [[Take(**{**take, "codes": tuple(take["codes"])}) for take in row] for row in rows]
         after_group(len(group))
     return takes
@@ -186,7 +188,7 @@ def progress_folder(root: Path, lines: Sequence[Line], params: Params, teacher: 
     mark = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
     for other in root.glob("*"):
         if other.name != mark:
-            shutil.rmtree(other)
+            remove(other)
     folder = root / mark
     folder.mkdir(parents=True, exist_ok=True)
     return folder

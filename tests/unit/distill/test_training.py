@@ -68,6 +68,42 @@ def test_interrupted_and_resumed_equals_uninterrupted(teacher, tmp_path):
     assert [row["step"] for row in curves(tmp_path / "b")] == list(range(KNOBS.steps))
 
 
+def interrupted(teacher, folder):
+    """After 9 steps a checkpoint at 4 and one at 8."""
+    with pytest.raises(Stop):
+        train(job(teacher, folder), KNOBS, torch.device("cpu"), stop_after(8))
+    return folder / "step-00000008"
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-7] ^= 4  # in a weight or a momentum
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "a flipped bit in the weights": lambda newest: flip(newest / "tensors.safetensors"),
+    "a truncated file": lambda newest: os.truncate(newest / "tensors.safetensors", 1000),
+    "a damaged line of the curve": lambda newest: (newest.parent / "curves.jsonl").write_text("{nonsense}\n{}\n"),
+    "bytes in the curve": lambda newest: (newest.parent / "curves.jsonl").write_bytes(b"\xff\x00\n"),
+    "no curve": lambda newest: (newest.parent / "curves.jsonl").unlink(),
+    "a stray file": lambda newest: (newest.parent / "step-notes").write_text("mine"),
+    "every checkpoint": lambda newest: [flip(file) for file in newest.parent.glob("step-*/tensors.safetensors")],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damage_between_two_starts_changes_no_weight(teacher, tmp_path, damage):
+    whole = train(job(teacher, tmp_path / "a"), KNOBS, torch.device("cpu"), lambda _: None)
+    damage(interrupted(teacher, tmp_path / "b"))
+    resumed = train(job(teacher, tmp_path / "b"), KNOBS, torch.device("cpu"), lambda _: None)
+    assert resumed.weights_sha256 == whole.weights_sha256
+    assert resumed.tokens == whole.tokens
+    rows = curves(tmp_path / "b")
+    assert rows[-1] == curves(tmp_path / "a")[-1]
+    assert [row["step"] for row in rows] == sorted({row["step"] for row in rows}), "no step twice"
+
+
 def test_a_finished_training_does_nothing_when_run_again(teacher, tmp_path):
     first = train(job(teacher, tmp_path), KNOBS, torch.device("cpu"), lambda _: None)
     again = train(job(teacher, tmp_path), KNOBS, torch.device("cpu"), stop_after(1))

@@ -135,7 +135,7 @@ def test_interrupted_and_resumed_equals_uninterrupted_and_speaks_no_group_twice(
     broken = StandIn(teacher.codec, fails_at=4)  # in the second group
     with pytest.raises(KeyboardInterrupt):
         speak(teacher, 10, tmp_path / "b", broken)
-    finished = len(list((tmp_path / "b").iterdir()))
+    finished = len(list((tmp_path / "b").glob("group-*")))
     assert finished == 1
     resumed = StandIn(teacher.codec)
     assert speak(teacher, 10, tmp_path / "b", resumed) == expected
@@ -143,6 +143,20 @@ def test_interrupted_and_resumed_equals_uninterrupted_and_speaks_no_group_twice(
     assert len(resumed.calls) < len(whole.calls) and resumed.calls[0] == 4
     idle = StandIn(teacher.codec)
     assert speak(teacher, 10, tmp_path / "b", idle) == expected and not idle.calls
+
+
+def test_a_damaged_group_of_kept_takes_is_spoken_again(teacher, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(teacher_speech, "LINES_A_GROUP", 4)
+    expected = speak(teacher, 10, tmp_path)
+    kept = tmp_path / "group-000004.jsonl"
+    content = kept.read_text()
+    damaged = content.replace("1", "2", 1)
+    assert damaged != content
+    kept.write_text(damaged)
+    hears = StandIn(teacher.codec)
+    assert speak(teacher, 10, tmp_path, hears) == expected
+    assert hears.calls and kept.read_text() == content
+    assert "group-000004.jsonl is not what was made" in caplog.text
 
 
 def test_speech_depends_on_the_seed_alone(teacher, tmp_path):
@@ -304,12 +318,12 @@ def test_an_interrupted_stage_goes_on_and_ends_as_if_nothing_had_happened(small,
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "broken")
     broken = Workspace(tmp_path / "broken")
-    finished = {path.name: path.stat().st_mtime_ns for path in broken.speaking_progress.glob("*/*")}
+    finished = {path.name: path.stat().st_mtime_ns for path in broken.speaking_progress.glob("*/group-*")}
     assert finished and not broken.data.exists()
     monkeypatch.setattr(stage, "open_recognizer", lambda _: StandIn(small.codec))
     run(tmp_path / "broken")
     assert contents(broken.data) == contents(workspace.data)
-    now = {path.name: path.stat().st_mtime_ns for path in broken.speaking_progress.glob("*/*")}
+    now = {path.name: path.stat().st_mtime_ns for path in broken.speaking_progress.glob("*/group-*")}
     assert finished.items() < now.items()
 
 
