@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from prefect import flow, task
@@ -29,7 +30,7 @@ from tasks.flow_parameters import Depth, Override, Profile, RunName, fill_name, 
 from tasks.listening_page import publish_listening_page
 from tasks.promotion import Promotions
 from tasks.registry import register_release
-from tasks.run_plan import print_plan
+from tasks.run_plan import check_run, print_plan
 from tasks.shared_outputs import take_over
 from tasks.stage_runner import StageError, run_dvc, stale_stages
 from tasks.stages import (
@@ -44,7 +45,7 @@ from tasks.stages import (
 )
 from tasks.team_gate import team_gate
 from tasks.tracking import TrackedRun, remembered_run_id, tracked_run
-from tasks.workspace import CHECKOUT, check_name, claimed_workspace, compose_params
+from tasks.workspace import CHECKOUT, check_name, check_place, claimed_workspace, compose_params
 
 RUNS = CHECKOUT / "runs"
 PUSH_TIMEOUT_S = 4 * 3600.0
@@ -114,6 +115,7 @@ def compress_model(
     overrides = [*overrides, *([f"prune_layers.keep_layers={keep_layers}"] if keep_layers else [])]
     with (
         claimed_workspace(name, profile, overrides, runs_root, checkout, revision, wait_if_recovered()) as workspace,
+        checked_plan(workspace),
         tracked_run(workspace, profile, parent_of(scores_of, runs_root)) as run,
     ):
         show_links(run, logger)
@@ -135,6 +137,22 @@ def compress_model(
     create_markdown_artifact((workspace / "evaluation" / "table.md").read_text(), key="evaluation", description=name)
     logger.info("%d of %d stages had work to do", sum(worked), len(worked))
     return workspace
+
+
+@contextmanager
+def checked_plan(workspace: Path, depth: int | None = None) -> Iterator[None]:
+    """The block runs when nothing speaks against the plan, with another depth where one is given.
+
+    Pinned code of before these checks finds out by itself.
+
+    Raises:
+        InvalidInputError: the run would be refused by one of its stages.
+    """
+    if (workspace / "src" / "slimtts" / "run_checks.py").is_file():
+        params = load_params(workspace / "params.yaml")
+        pruning = params.prune_layers.model_copy(update={"keep_layers": depth or params.prune_layers.keep_layers})
+        check_run(workspace, params.model_copy(update={"prune_layers": pruning}))
+    yield
 
 
 def wait_if_recovered() -> Callable[[], None] | None:
@@ -196,8 +214,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     again = f"the same command goes on in {options.runs / options.name}"
 
     def composed() -> Params:
-        check_name(options.name)
+        check_place(options.runs, options.name)
         return compose_params(options.profile, options.overrides)
+
+    def check() -> None:
+        params = composed()
+        if not options.revision:
+            check_run(options.runs / options.name, params)
 
     def plan() -> int:
         print_plan(options.runs / options.name, composed(), options.json)
@@ -215,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     if options.dry_run:
         return run_command(plan, again, needs_server=False)
-    return run_command(compress, again, options.runs, composed)
+    return run_command(compress, again, options.runs, check)
 
 
 if __name__ == "__main__":

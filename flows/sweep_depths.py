@@ -15,7 +15,7 @@ from prefect import flow
 from prefect.logging import get_run_logger
 from pydantic import Field
 
-from flows.compress_model import RUNS, compress_model, wait_if_recovered
+from flows.compress_model import RUNS, checked_plan, compress_model, wait_if_recovered
 from slimtts.errors import SlimttsError
 from tasks.artifacts import show_links
 from tasks.checkouts import code_revision
@@ -24,7 +24,7 @@ from tasks.flow_parameters import Depth, Override, Profile, RunName, fill_name, 
 from tasks.stages import score_layers, subset_data
 from tasks.sweep_comparison import compare_depths
 from tasks.tracking import tracked_run
-from tasks.workspace import CHECKOUT, check_name, claimed_workspace, compose_params
+from tasks.workspace import CHECKOUT, check_place, claimed_workspace, compose_params
 
 Depths = Annotated[list[Depth], Field(min_length=1, max_length=50)]
 
@@ -58,6 +58,7 @@ def sweep_depths(
     failed: dict[int, str] = {}
     with (
         claimed_workspace(name, profile, overrides, runs_root, checkout, revision, wait_if_recovered()) as scored,
+        checked_plan(scored, max(depths)),
         tracked_run(scored, profile) as sweep,
     ):
         show_links(sweep, logger)
@@ -94,7 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def check() -> None:
-        check_name(options.name)
+        for name in (options.name, *(f"{options.name}-keep-{depth}" for depth in options.depths)):
+            check_place(options.runs, name)
         for depth in options.depths:
             compose_params(options.profile, [*options.overrides, f"prune_layers.keep_layers={depth}"])
 

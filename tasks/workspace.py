@@ -22,8 +22,10 @@ from tasks.team_gate import refuse_softer, team_limits
 PROFILES = Path("flows", "profiles")
 SHARED_CACHE = f"../../{CACHE}"  # as seen from a workspace's .dvc
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-LONGEST_NAME = 100
+LONGEST_NAME = 100  # as Prefect's form takes it
 TAKEN_NAMES = ("mlflow.db", "mlartifacts", "promotions.jsonl")  # MLflow's store and old histories; -wal and so on too
+RUN_FILES = {".flow.lock", "dvc.yaml", "params.yaml"}  # one of which every run has
+LONGEST_OVERRIDE, LONGEST_SHOWN = 4000, 120
 # Compiled files appear while a stage runs and would make it look changed; a copy of the code, also one that was cut
 # off by a kill, has a dvc.yaml too.
 DVC_IGNORE = f"__pycache__/\n*.pyc\n/{COPY}/\n/.{COPY}.*/\n"
@@ -46,7 +48,7 @@ def claimed_workspace(
     Raises:
         InvalidInputError: as `prepare_workspace`, or another flow runs there and `on_wait` is None.
     """
-    check_name(name)
+    check_place(runs_root, name)
     with exclusive_lock(runs_root / name / ".flow.lock", on_wait):
         yield prepare_workspace(name, profile, overrides, runs_root, checkout, revision)
 
@@ -66,7 +68,7 @@ def prepare_workspace(
     Raises:
         InvalidInputError: bad name, revision, profile, override or parameter.
     """
-    check_name(name)
+    check_place(runs_root, name)
     workspace = runs_root.resolve() / name
     checkout = run_checkout(workspace, revision, checkout)
     params = compose_params(profile, overrides, checkout)
@@ -139,21 +141,43 @@ def dvc_config(params: Params, cache: str = SHARED_CACHE) -> str:
 def check_name(name: str) -> None:
     """Raises InvalidInputError for a name that is no plain folder, or that something else below the runs has."""
     if not NAME_PATTERN.fullmatch(name) or len(name) > LONGEST_NAME:
-        allowed = f"at most {LONGEST_NAME} letters, digits, '.', '_' and '-'"
-        raise InvalidInputError("--name", repr(name[: LONGEST_NAME + 1]), allowed, "choose another name")
+        shown = repr(name if len(name) <= LONGEST_NAME else f"{name[:40]}...") + f", {len(name)} characters"
+        allowed = f"letters, digits, '.', '_' and '-', first a letter or digit, at most {LONGEST_NAME}"
+        raise InvalidInputError("--name", shown, allowed, "choose another name")
     if name.startswith(TAKEN_NAMES):
         raise InvalidInputError("--name", repr(name), "no name of what lies beside the runs", "choose another name")
 
 
+def check_place(runs_root: Path, name: str) -> None:
+    """Raises InvalidInputError for a bad name, or one that something else than a run has below the runs."""
+    check_name(name)
+    place = runs_root / name
+    if place.is_dir():
+        names = {path.name for path in place.iterdir()}
+        is_other = bool(names) and not names & RUN_FILES
+    else:
+        is_other = place.exists() or place.is_symlink()
+    if is_other:
+        raise InvalidInputError("--name", f"{place}, which is no run", "a run, or a new name", "choose another name")
+
+
 def _parse_override(text: str) -> Mapping[str, Mapping[str, Any]]:
+    shown = repr(text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}...")
     key, equals, value = text.partition("=")
     section, dot, knob = key.strip().partition(".")
     if not (equals and dot and section and knob):
-        raise InvalidInputError("--set", repr(text), "section.key=value", "for example distill_student.steps=150")
+        raise InvalidInputError("--set", shown, "section.key=value", "for example distill_student.steps=150")
+    if len(text) > LONGEST_OVERRIDE:
+        raise InvalidInputError(
+            "--set", f"{shown}, {len(text)} characters", f"at most {LONGEST_OVERRIDE}", "put it into a profile"
+        )
     try:
-        return {section: {knob: yaml.safe_load(value)}}
-    except yaml.YAMLError:
-        raise InvalidInputError("--set", repr(text), "a YAML value after '='", "quote the value") from None
+        parsed = yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError, RecursionError):  # no YAML, a number of 5,000 digits, a list in a list in ..
+        raise InvalidInputError("--set", shown, "a YAML value after '='", "quote the value") from None
+    if not key.isprintable() or (isinstance(parsed, str) and not parsed.isprintable()):
+        raise InvalidInputError("--set", shown, "a value of printable characters", "remove the others")
+    return {section: {knob: parsed}}
 
 
 def _write_if_changed(path: Path, text: str) -> None:

@@ -18,10 +18,11 @@ from statistics import fmean
 import numpy as np
 import torch
 
+from slimtts.data.hard_sentences import ENGLISH
 from slimtts.data.manifest import Utterance
 from slimtts.data.speech_source import SpeechSource
 from slimtts.data.splits import Candidate
-from slimtts.data.subset import Subset, select_subset
+from slimtts.data.subset import Subset
 from slimtts.decoding.generation import generate
 from slimtts.decoding.teacher_forcing import ForcedBatch, collate, forced_sequence, hidden_states
 from slimtts.distill.batches import PairSampler
@@ -31,10 +32,12 @@ from slimtts.evaluation.naturalness import MosPredictor
 from slimtts.params import DistillStudentParams, Params
 from slimtts.pruning.surgery import remove_layers
 from slimtts.results import RunEstimate, StageEstimate
+from slimtts.run_checks import at_workspace, check_run, model_bytes, nearest_folder
+from slimtts.stages.benchmark_set import OWN
 from slimtts.stages.distill_student import set_attention
 from slimtts.stages.evaluate_student import describe_machine
 from slimtts.stages.score_layers import open_recognizer, transcriber
-from slimtts.stages.subset_data import MIN_SPEECH_S, further_texts, open_source
+from slimtts.stages.subset_data import first_choice, further_texts, listed_texts, open_source
 from slimtts.teachers.base import Prompt, Teacher
 from slimtts.teachers.loading import load_teacher
 from slimtts.workspace import STAGES
@@ -73,8 +76,15 @@ def estimate(params: Params, root: Path, finished: Collection[str] = ()) -> RunE
     """The plan of a run in the folder `root`, which need not exist; `finished` stages cost nothing.
 
     Raises:
-        InvalidInputError: what the run itself would refuse: teacher, data, layers.
+        InvalidInputError: what the run itself would refuse, as `slimtts.run_checks` asks.
     """
+    root = root.absolute()
+    check_run(params, root, finished)
+    with at_workspace(params, root) as own:
+        return _estimate(own, root, finished)
+
+
+def _estimate(params: Params, root: Path, finished: Collection[str]) -> RunEstimate:
     started = time.monotonic()
     teacher = load_teacher(params.teacher)
     open_s = time.monotonic() - started
@@ -84,39 +94,57 @@ def estimate(params: Params, root: Path, finished: Collection[str] = ()) -> RunE
         row.model_copy(update={"seconds": 0.0}) if row.stage in finished else row
         for row in stage_rows(params, teacher, work, prices)
     ]
-    there = next(folder for folder in (root, *root.resolve().parents) if folder.is_dir())
     return RunEstimate(
         stages=rows,
         finished=[stage for stage in STAGES if stage in finished],
         seconds=sum(row.seconds for row in rows),
         peak_memory_gb=prices.peak_bytes / 1e9,
         disk_gb=disk_bytes(params, teacher, work) / 1e9,
-        free_disk_gb=shutil.disk_usage(there).free / 1e9,
+        free_disk_gb=shutil.disk_usage(nearest_folder(root)).free / 1e9,
         machine=describe_machine(torch.get_num_threads()),
+        unknown=what_is_not_known(params),
     )
+
+
+def what_is_not_known(params: Params) -> list[str]:
+    """What makes the truth differ from the times, in words; a time that cannot be told is not made up."""
+    judging, healing, pruning = params.evaluate_student, params.distill_student, params.prune_layers
+    notes = {
+        "what MLflow, Prefect and DVC take, and copies to a remote": True,
+        "sentences of the benchmark are taken to be as long as those of the data": judging.benchmark != OWN,
+        "further takes of a text that the teacher reads with errors": params.subset_data.speech != "corpus"
+        and params.subset_data.teacher_takes > 1,
+        "layers whose rank is settled early take less": params.score_layers.method == "wli"
+        and params.score_layers.early_stop_risk is not None,
+        "the measured latency of prune_layers, about a minute": pruning.max_latency_share < 1,
+        f"a step is measured with one process, not {healing.processes}": healing.processes > 1,
+        "compiling, some minutes": healing.compile == "on" or (healing.compile == "auto" and torch.cuda.is_available()),
+        "passes that the teacher's cache saves": bool(healing.teacher_cache),
+        "the teacher's further passes under guidance": bool(healing.guidance_text or healing.guidance_voice),
+        "making of the student's variants": bool(judging.variants),
+    }
+    return [note for note, applies in notes.items() if applies]
 
 
 def count_work(params: Params, teacher: Teacher, root: Path) -> Workload:
     """What the subset would hold; nothing is encoded but a few utterances of the trial."""
     source = open_source(params, teacher, root)
-    most_s = (params.decoding.max_new_tokens - 1) / teacher.codec.frame_rate_hz
-    subset = select_subset(source.candidates, params.subset_data, teacher.training_hours, MIN_SPEECH_S, most_s)
+    subset = first_choice(source, teacher, params)
     rows = [*subset.train, *subset.selection, *subset.test]
     return Workload(
         recordings_s=sum(row.duration_s for row in rows if row.id in source.recordings),
-        texts=texts_to_speak(params, subset),
+        texts=texts_to_speak(params, subset, root),
         utterance_s=fmean(row.duration_s for row in rows),
         trial=tuple(_with_codes(row, source) for row in subset.train[:TRIAL_UTTERANCES]),
     )
 
 
-def texts_to_speak(params: Params, subset: Subset) -> int:
+def texts_to_speak(params: Params, subset: Subset, root: Path) -> int:
     """Of the subset, of the further ones, and of the list."""
     if params.subset_data.speech == "corpus":
         return 0
-    listed = Path(params.subset_data.text_list)
-    further = len(listed.read_text().splitlines()) if params.subset_data.text_list and listed.is_file() else 0
-    return len(subset.train) + len(further_texts(subset, params.subset_data.extra_texts)) + further
+    listed, _ = listed_texts(subset, params, root)
+    return len(subset.train) + len(further_texts(subset, params.subset_data.extra_texts)) + len(listed)
 
 
 def _with_codes(row: Candidate, source: SpeechSource) -> Utterance:
@@ -198,15 +226,17 @@ def stage_rows(params: Params, teacher: Teacher, work: Workload, prices: Prices)
     """Work in words, and its seconds."""
     layers, keep = teacher.num_layers, params.prune_layers.keep_layers
     healing, judging, scoring = params.distill_student, params.evaluate_student, params.score_layers
-    systems = 3 + healing.control
-    depth = (layers + keep + keep + layers * healing.control) / layers  # of the systems, in teachers
+    lighter = len(judging.variants)
+    systems = 3 + healing.control + lighter
+    depth = (layers + keep * (2 + lighter) + layers * healing.control) / layers  # of the systems, in teachers
     spoken = f", {work.texts} texts spoken by the teacher" if work.texts else ""
     scored, score_s = _scoring(params, layers, prices)
     rated = min(judging.mos_utterances, judging.utterances)
-    speaking = judging.utterances * (prices.speak * depth + prices.hear * (systems + 1)) + prices.rate * rated * systems
-    alone = (
-        judging.speed_utterances * TRIAL_UTTERANCES / 4 * prices.speak * depth
-    )  # a quarter of a batch's gain is lost
+    sentences = judging.utterances * (1 + (judging.best_of if judging.best_of > 1 else 0))
+    sentences += sum(map(len, ENGLISH.values())) if judging.hard_sentences else 0
+    speaking = sentences * (prices.speak * depth + prices.hear * systems) + judging.utterances * prices.hear
+    speaking += prices.rate * rated * systems
+    alone = judging.speed_utterances * ALONE * prices.speak * depth
     seconds = {
         "subset_data": work.recordings_s * prices.encode + work.texts * (prices.speak + prices.hear),
         "score_layers": score_s,
@@ -221,7 +251,7 @@ def stage_rows(params: Params, teacher: Teacher, work: Workload, prices: Prices)
         "prune_layers": f"{layers} -> at most {keep} layers",
         "distill_student": f"{healing.steps} steps of {healing.tokens_per_step} tokens"
         + (", and as many of the control" if healing.control else ""),
-        "evaluate_student": f"{systems} systems x {judging.utterances} utterances",
+        "evaluate_student": f"{systems} systems x {sentences} utterances",
         "register_model": "verdict, model card, lineage",
     }
     return [StageEstimate(stage=s, work=words[s], seconds=prices.open_s + seconds[s]) for s in STAGES]
@@ -245,10 +275,6 @@ def _scoring(params: Params, layers: int, prices: Prices) -> tuple[str, float]:
 
 def disk_bytes(params: Params, teacher: Teacher, work: Workload) -> float:
     """Models, two checkpoints of each training with its optimiser's state, and the audio that is kept."""
-    whole = 4 * teacher.model.num_parameters()
-    one_layer = 4 * sum(p.numel() for p in teacher.model.model.layers[0].parameters())
-    student = whole - one_layer * (teacher.num_layers - params.prune_layers.keep_layers)
-    control = whole if params.distill_student.control else 0
-    state = 3 if params.distill_student.optimizer == "adamw" else 2.2  # weights and two moments, or mostly one
+    one_layer = sum(p.numel() for p in teacher.model.model.layers[0].parameters())
     audio = 5 * 24 * work.utterance_s * teacher.codec.sample_rate_hz * SAMPLE_BYTES
-    return 3 * student + control + 2 * state * (student + control) + audio
+    return model_bytes(params, teacher.model.num_parameters(), one_layer, teacher.num_layers) + audio

@@ -389,7 +389,7 @@ class StageEstimate(Result):
 
 
 class RunEstimate(Result):
-    """What a run will cost; finished stages cost nothing."""
+    """What a run will cost; finished stages cost nothing. `unknown` is what the times leave out."""
 
     stages: list[StageEstimate]
     finished: list[str]
@@ -398,3 +398,4 @@ class RunEstimate(Result):
     disk_gb: float
     free_disk_gb: float
     machine: str
+    unknown: list[str] = []

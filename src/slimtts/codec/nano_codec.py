@@ -12,9 +12,11 @@ from pathlib import Path
 
 import torch
 import torchaudio
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from slimtts.errors import InvalidInputError
 from slimtts.storage import atomic_path
 
 
@@ -167,8 +169,19 @@ class NanoCodec(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> NanoCodec:
-        """Reads what `save` wrote; strict, fp32, eval mode."""
-        config = json.loads((folder / "config.json").read_text())
-        codec = cls(NanoCodecConfig(**{**config, "levels": tuple(config["levels"])}))
-        codec.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
+        """Reads what `save` wrote; strict, fp32, eval mode.
+
+        Raises:
+            InvalidInputError: no such folder, or files in it that are damaged or of another codec.
+        """
+        try:
+            config = json.loads((folder / "config.json").read_text())
+            codec = cls(NanoCodecConfig(**{**config, "levels": tuple(config["levels"])}))
+            codec.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InvalidInputError(
+                f"teacher.codec {folder}", reason, "a folder with config.json and model.safetensors of nano's codec",
+                "correct the path, or set teacher.codec to the empty text",
+            ) from None  # fmt: skip
         return codec.eval()

@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workspace", type=Path, default=Path(), help="folder of the run (default: here)")
     parser.add_argument("--params", type=Path, help="default: params.yaml of the workspace")
     parser.add_argument("--finished", default="", metavar="STAGE,STAGE", help="stages that will have nothing to do")
+    parser.add_argument("--check", action="store_true", help="only say whether the run can start; measure nothing")
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
@@ -25,12 +26,16 @@ def run(options: argparse.Namespace) -> None:
     from slimtts.errors import InvalidInputError
     from slimtts.params import load_params
     from slimtts.planning import estimate
+    from slimtts.run_checks import check_run
 
     finished = [stage for stage in options.finished.split(",") if stage]
     unknown = sorted(set(finished) - set(STAGES))
     if unknown:
         raise InvalidInputError("--finished", ", ".join(unknown), ", ".join(STAGES), "correct it")
     params = load_params(options.params or Workspace(options.workspace).params)
+    if options.check:
+        check_run(params, options.workspace, finished)
+        return
     found = estimate(params, options.workspace, finished)
     print(found.model_dump_json(indent=2) if options.json else plan_table(found))
 
@@ -43,7 +48,8 @@ def plan_table(found: RunEstimate) -> str:
     ]
     total = f"{'in all':<17}{duration(found.seconds):>11}  on {found.machine}, as busy as it is now"
     needs = f"memory {found.peak_memory_gb:.1f} GB; disk {found.disk_gb:.1f} GB of {found.free_disk_gb:.0f} GB free"
-    return "\n".join([*lines, total, needs])
+    left_out = [f"not in these times: {'; '.join(found.unknown)}"] if found.unknown else []
+    return "\n".join([*lines, total, needs, *left_out])
 
 
 def duration(seconds: float) -> str:

@@ -72,10 +72,7 @@ def run_ranks(arguments: Sequence[str], processes: int) -> None:
         RankError: one failed; `exit_code` is 2 when its input is to blame, else 1.
         InvalidInputError: the machines' variables are wrong, or they cannot share the processes evenly.
     """
-    text = os.environ.get(NODES, "1")
-    if not text.isdecimal() or int(text) < 1:
-        raise InvalidInputError(NODES, repr(text), "a number of machines, 1 or more", "correct it or unset it")
-    nodes = int(text)
+    nodes = wanted_nodes()
     with tempfile.TemporaryDirectory(prefix="slimtts-ranks-") as folder:
         if nodes > 1:
             _run_together({"torchrun": (torchrun(arguments, processes, nodes), {**os.environ, SUPERVISED: "1"})})
@@ -96,6 +93,18 @@ def run_ranks(arguments: Sequence[str], processes: int) -> None:
                 for rank in range(processes)
             }
         )
+
+
+def wanted_nodes() -> int:
+    """SLIMTTS_NODES, or 1.
+
+    Raises:
+        InvalidInputError: it is no number of machines.
+    """
+    text = os.environ.get(NODES, "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise InvalidInputError(NODES, repr(text), "a number of machines, 1 or more", "correct it or unset it")
+    return int(text)
 
 
 def torchrun(arguments: Sequence[str], processes: int, nodes: int) -> list[str]:

@@ -56,10 +56,9 @@ def hash_tasks(tasks: Sequence[SpeakingTask]) -> str:
     return hashlib.sha256(repr(rows).encode()).hexdigest()
 
 
-def open_benchmark(params: Params, workspace: Workspace, teacher: Teacher) -> BenchmarkSet:
-    """The first `evaluate_student.utterances` sentences of `evaluate_student.benchmark`.
-
-    A relative `benchmark_source` starts at the workspace. Sound is encoded by the teacher's codec, once.
+def benchmark_rows(params: Params, root: Path, num_codes: int) -> list[BenchmarkRow]:
+    """All rows of `evaluate_student.benchmark_source`, a relative path of which starts at `root`; none for the run's
+    own test split.
 
     Raises:
         InvalidInputError: a source without a benchmark or the other way round, or a row or a recording of it is bad.
@@ -72,10 +71,22 @@ def open_benchmark(params: Params, workspace: Workspace, teacher: Teacher) -> Be
             f'"" for {OWN}, the path of its list for every other',
             "correct params.yaml",
         )
-    if knobs.benchmark == OWN:
+    return [] if knobs.benchmark == OWN else read_benchmark(knobs.benchmark, root / knobs.benchmark_source, num_codes)
+
+
+def open_benchmark(params: Params, workspace: Workspace, teacher: Teacher) -> BenchmarkSet:
+    """The first `evaluate_student.utterances` sentences of `evaluate_student.benchmark`.
+
+    Sound is encoded by the teacher's codec, once.
+
+    Raises:
+        InvalidInputError: as `benchmark_rows`.
+    """
+    knobs = params.evaluate_student
+    there = benchmark_rows(params, workspace.root, teacher.layout.num_codes)
+    if not there:
         tasks = speaking_tasks(workspace, "test", knobs.utterances)
         return BenchmarkSet(tasks, hash_tasks(tasks), len(tasks), {})
-    there = read_benchmark(knobs.benchmark, workspace.root / knobs.benchmark_source, teacher.layout.num_codes)
     rows = there[: knobs.utterances]
     sha256 = rows_sha256(rows)
     codes = encoded_sounds(rows, sha256, params, teacher, workspace.root / "progress" / "benchmark_codes")

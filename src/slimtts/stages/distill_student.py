@@ -38,6 +38,7 @@ from slimtts.params import DistillStudentParams, Params
 from slimtts.progress import progress_bar
 from slimtts.pruning.vocabulary import needed_ids, prompted_ids, trim_vocabulary
 from slimtts.results import DistillReport, PrunePlan, SubsetReport
+from slimtts.stages.voices import read_split
 from slimtts.storage import atomic_path, remove
 from slimtts.teachers.base import Prompt, Teacher
 from slimtts.teachers.checkpoint import hash_weights, load_language_model
@@ -134,14 +135,10 @@ def set_attention(model: Any, is_trained: bool, knobs: DistillStudentParams, pre
         use_grouped_attention(model)
 
 
-def open_teacher_cache(knobs: DistillStudentParams, teacher: Teacher, loss: HealingLoss) -> TeacherCache:
-    """The cache of this teacher for this loss.
-
-    Raises:
-        InvalidInputError: the loss needs more than is kept there, or the folder belongs to another teacher.
-    """
-    unserved = [name for name in ("attention", "embedding") if getattr(loss.preset, name)]
-    unserved += [f"guidance {name}" for name in loss.guidance.companions]
+def check_cacheable(preset: Preset, guidance: Guidance) -> None:
+    """Raises InvalidInputError for a loss that needs more of the teacher than its cache keeps."""
+    unserved = [name for name in ("attention", "embedding") if getattr(preset, name)]
+    unserved += [f"guidance {name}" for name in guidance.companions]
     if unserved:
         raise InvalidInputError(
             "distill_student.teacher_cache",
@@ -149,6 +146,15 @@ def open_teacher_cache(knobs: DistillStudentParams, teacher: Teacher, loss: Heal
             "cross_entropy, skew_kl and latent, without guidance",
             "set teacher_cache to the empty text, or change distill_student.loss",
         )
+
+
+def open_teacher_cache(knobs: DistillStudentParams, teacher: Teacher, loss: HealingLoss) -> TeacherCache:
+    """The cache of this teacher for this loss.
+
+    Raises:
+        InvalidInputError: the loss needs more than is kept there, or the folder belongs to another teacher.
+    """
+    check_cacheable(loss.preset, loss.guidance)
     layout = teacher.layout
     rows = (layout.first_code_id, layout.num_codes, layout.end_id)
     layers = tuple(loss.matches) if loss.preset.latent else ()
@@ -161,7 +167,7 @@ def heal(params: Params, workspace: Workspace, device: torch.device, world: Worl
     teacher = load_teacher(params.teacher)
     plan = PrunePlan.read(workspace.pruned / "plan.json")
     data = SubsetReport.read(workspace.data / "report.json")
-    utterances = read_utterances(workspace.data / "train.jsonl")
+    utterances = read_split(workspace.data, "train")
     guidance = Guidance(knobs.guidance_text, knobs.guidance_voice)
     sampler = PairSampler(
         teacher, utterances, knobs.tokens_per_step, knobs.seed, guidance, knobs.bistream_share, knobs.packed_row_tokens

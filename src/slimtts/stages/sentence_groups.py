@@ -52,13 +52,9 @@ def sentence_groups(params: Params, tasks: Sequence[SpeakingTask]) -> list[Sente
         InvalidInputError: hard sentences of a language that has none here.
     """
     knobs = params.evaluate_student
+    check_groups(knobs)
     groups = []
     if knobs.hard_sentences:
-        if knobs.language != "en":
-            raise InvalidInputError(
-                "evaluate_student.hard_sentences", f"true for language {knobs.language}", "English has such a set",
-                "say false; seed-tts-eval's hardcase.lst is one for zh",
-            )  # fmt: skip
         groups.append(_hard_group(params, tasks))
     if knobs.best_of > 1:
         groups.append(
@@ -71,6 +67,15 @@ def sentence_groups(params: Params, tasks: Sequence[SpeakingTask]) -> list[Sente
             )
         )
     return groups
+
+
+def check_groups(knobs: EvaluateStudentParams) -> None:
+    """Raises InvalidInputError for hard sentences of a language that has none here."""
+    if knobs.hard_sentences and knobs.language != "en":
+        raise InvalidInputError(
+            "evaluate_student.hard_sentences", f"true for language {knobs.language}", "English has such a set",
+            "say false; seed-tts-eval's hardcase.lst is one for zh",
+        )  # fmt: skip
 
 
 def best_of_name(knobs: EvaluateStudentParams) -> str:

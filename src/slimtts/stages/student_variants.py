@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from slimtts.data.manifest import read_utterances
 from slimtts.params import Params
 from slimtts.quantization.folders import write_variant
 from slimtts.quantization.sparsity import input_norms
@@ -15,6 +14,7 @@ from slimtts.quantization.variants import variant_of
 from slimtts.shared_work import make_items
 from slimtts.stages.prune_layers import calibration_tasks
 from slimtts.stages.score_layers import forced_batches
+from slimtts.stages.voices import read_split
 from slimtts.teachers.base import Teacher
 from slimtts.teachers.checkpoint import hash_weights
 from slimtts.teachers.loading import load_beside
@@ -44,5 +44,5 @@ def make_variant(teacher: Teacher, student: Path, data: Path, name: str, out: Pa
 
 def calibrated_norms(student: Teacher, data: Path) -> dict[str, torch.Tensor]:
     """What Wanda needs, from the first training sentences below `data`."""
-    utterances = read_utterances(data / "train.jsonl")
+    utterances = read_split(data, "train")
     return input_norms(student.model, forced_batches(student, calibration_tasks(utterances, CALIBRATION_UTTERANCES)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from slimtts.data.code_cache import EncodedRecordings, cache_folder, codec_fingerprint, encode_recordings
@@ -93,12 +93,9 @@ def choose(
     Raises:
         InvalidInputError: the source is too small, or a recording is bad and `subset_data.on_bad_audio` says fail.
     """
-    knobs = params.subset_data
-    max_duration_s = (params.decoding.max_new_tokens - 1) / teacher.codec.frame_rate_hz  # one new token is END
     unusable: dict[str, str] = {}
     while True:
-        candidates = [row for row in source.candidates if row.id not in unusable]
-        subset = select_subset(candidates, knobs, teacher.training_hours, MIN_SPEECH_S, max_duration_s)
+        subset = first_choice(source, teacher, params, unusable)
         ids = [row.id for split in SPLITS for row in getattr(subset, split)]
         encoded = encode_chosen(
             {i: source.recordings[i] for i in ids if i in source.recordings}, teacher, params, progress
@@ -107,6 +104,17 @@ def choose(
             codes = {i: encoded.codes[i] if i in encoded.codes else source.codes_of(i) for i in ids}
             return subset, codes, source.dropped + Counter(unusable.values())
         unusable |= encoded.unusable
+
+
+def first_choice(source: SpeechSource, teacher: Teacher, params: Params, unusable: Collection[str] = ()) -> Subset:
+    """The subset as far as texts and durations tell, without the `unusable` ids.
+
+    Raises:
+        InvalidInputError: too few sentences, or a budget too small.
+    """
+    max_duration_s = (params.decoding.max_new_tokens - 1) / teacher.codec.frame_rate_hz  # one new token is END
+    candidates = [row for row in source.candidates if row.id not in unusable]
+    return select_subset(candidates, params.subset_data, teacher.training_hours, MIN_SPEECH_S, max_duration_s)
 
 
 def encode_chosen(
@@ -137,17 +145,8 @@ def speak(
         InvalidInputError: a bad list of texts, an id without room for the teacher's version, or no usable take.
     """
     knobs = params.subset_data
-    targets = [*subset.train, *further_texts(subset, knobs.extra_texts)]
-    unlisted = Counter[str]()
-    if knobs.text_list:
-        listed, unlisted = read_text_list(
-            workspace.root / knobs.text_list,
-            {row.voice for row in subset.train},
-            targets,
-            [*subset.selection, *subset.test],
-            knobs.seed,
-        )
-        targets += listed
+    listed, unlisted = listed_texts(subset, params, workspace.root)
+    targets = [*subset.train, *further_texts(subset, knobs.extra_texts), *listed]
     lines = lines_to_speak(targets, subset.train, {row.id: row for row in recorded}, knobs.seed)
     recognizer = open_recognizer(params.recogniser)
     folder = progress_folder(workspace.speaking_progress, lines, params, teacher, recognizer.name)
@@ -165,6 +164,20 @@ def speak(
             "raise max_take_wer or teacher_takes, or train on the corpus",
         )
     return spoken, dropped + unlisted
+
+
+def listed_texts(subset: Subset, params: Params, root: Path) -> tuple[list[Candidate], Counter[str]]:
+    """Rows of `subset_data.text_list`, a relative path of which starts at `root`, and those left out, by reason.
+
+    Raises:
+        InvalidInputError: the file or a line is bad, or names a voice that is not there.
+    """
+    knobs = params.subset_data
+    if not knobs.text_list:
+        return [], Counter()
+    spoken_anyway = [*subset.train, *further_texts(subset, knobs.extra_texts)]
+    voices, held_out = {row.voice for row in subset.train}, [*subset.selection, *subset.test]
+    return read_text_list(root / knobs.text_list, voices, spoken_anyway, held_out, knobs.seed)
 
 
 def further_texts(subset: Subset, most: int) -> tuple[Candidate, ...]:

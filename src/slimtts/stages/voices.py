@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from slimtts.data.manifest import Utterance, read_utterances
 from slimtts.data.prompts import read_prompts
+from slimtts.errors import InvalidInputError
 from slimtts.teachers.base import Prompt
 from slimtts.workspace import Workspace
 
@@ -18,13 +20,29 @@ class SpeakingTask:
     prompt: Prompt
 
 
+def read_split(data: Path, split: str) -> list[Utterance]:
+    """The utterances of `train`, `selection`, `test` or `recorded` in the folder that subset_data wrote.
+
+    Raises:
+        InvalidInputError: the file or a line is bad, or there is no utterance in it.
+    """
+    path = data / f"{split}.jsonl"
+    utterances = read_utterances(path)
+    if not utterances:
+        raise InvalidInputError(str(path), "no utterance", "at least one", "run subset_data again")
+    return utterances
+
+
 def speaking_tasks(workspace: Workspace, split: str, count: int) -> list[SpeakingTask]:
     """The first `count` utterances of a split (their order is random by seed), each with its prompt."""
     recorded = workspace.data / "recorded.jsonl"  # only there when train.jsonl holds no recordings
-    voices = read_utterances(recorded if recorded.exists() else workspace.data / "train.jsonl")
+    voices = read_split(workspace.data, "recorded" if recorded.exists() else "train")
     prompts = read_prompts(workspace.data / "prompts.json", voices)
     tasks = []
-    for utterance in read_utterances(workspace.data / f"{split}.jsonl")[:count]:
-        spoken = prompts[utterance.id]
+    for utterance in read_split(workspace.data, split)[:count]:
+        spoken = prompts.get(utterance.id)
+        if spoken is None:
+            what = f"{workspace.data / 'prompts.json'}, utterance '{utterance.id}'"
+            raise InvalidInputError(what, "no prompt", "one for every utterance", "run subset_data again")
         tasks.append(SpeakingTask(utterance, Prompt(spoken.text, spoken.codes, spoken.voice)))
     return tasks
