@@ -190,7 +190,7 @@ def load_latest(
             checkpoint = _read(path)
             is_ours = checkpoint.state["fingerprint"] == fingerprint
             fault = misfit(checkpoint) if is_ours else None
-        except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:  # truncated, or other bytes
+        except (SafetensorError, ValueError, KeyError, TypeError, OSError, RecursionError) as error:  # other bytes
             fault = str(error) or type(error).__name__
         if fault:
             logger.warning("checkpoint %s is passed over: %s", path, " ".join(fault.split()))

@@ -15,9 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from slimtts.errors import InvalidInputError
 from slimtts.redaction import without_login
 
-PositiveInt = Annotated[int, Field(ge=1)]
+MOST = 1_000_000_000  # of anything that is counted: more is a slip, and would only show when memory or time ends
+PositiveInt = Annotated[int, Field(ge=1, le=MOST)]
+Count = Annotated[int, Field(ge=0, le=MOST)]
 Share = Annotated[float, Field(gt=0, le=1)]
-Seed = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Weight = Annotated[float, Field(ge=0, le=1000)]
 FamilyName = Literal["nano", "llasa", "cosyvoice2", "neutts", "orpheus"]
 VariantName = Literal["int8", "fp8", "sparse24", "sparse24_int8"]
@@ -55,7 +57,7 @@ class DecodingParams(Section):
     max_new_tokens: PositiveInt
     batch_rows: PositiveInt
     seed: Seed
-    top_k: Annotated[int, Field(ge=0)] = 0
+    top_k: Count = 0
     repetition_aware: bool = False
     repetition_penalty: Annotated[float, Field(ge=1, le=2)] = 1.0
 
@@ -80,7 +82,7 @@ class SubsetDataParams(Section):
     teacher_takes: PositiveInt
     teacher_temperature: Annotated[float, Field(gt=0, le=2)]
     max_take_wer: Annotated[float, Field(ge=0, le=1)]
-    extra_texts: Annotated[int, Field(ge=0)]
+    extra_texts: Count
     text_list: str
     on_bad_audio: Literal["fail", "drop"]
     seed: Seed
@@ -103,7 +105,7 @@ class PruneLayersParams(Section):
     keep_layers: PositiveInt
     max_parameter_share: Share
     max_latency_share: Share
-    retained: tuple[Annotated[int, Field(ge=0)], ...]
+    retained: tuple[Count, ...]
     ffn_share: Share
     calibration_utterances: PositiveInt
 
@@ -127,7 +129,7 @@ class DistillStudentParams(Section):
 
     preset: Literal["default", "spade"]
     loss: LossParams
-    steps: Annotated[int, Field(ge=0)]
+    steps: Count
     tokens_per_step: PositiveInt
     optimizer: Literal["muon", "adamw"]
     learning_rate: Annotated[float, Field(gt=0, le=1)]
@@ -144,7 +146,7 @@ class DistillStudentParams(Section):
     micro_batches: PositiveInt = 1
     processes: PositiveInt = 1
     parallel: Literal["ddp", "fsdp"] = "ddp"
-    packed_row_tokens: Annotated[int, Field(ge=0)] = 0
+    packed_row_tokens: Count = 0
     teacher_cache: str = ""
     activation_checkpointing: bool = False
     compile: Literal["auto", "on", "off"] = "auto"
@@ -164,7 +166,7 @@ class EvaluateStudentParams(Section):
     utterances: PositiveInt
     mos_utterances: PositiveInt
     speed_utterances: PositiveInt
-    agreement_utterances: Annotated[int, Field(ge=0)] = 64
+    agreement_utterances: Count = 64
     audio_utterances: PositiveInt = 24
     bootstrap_samples: PositiveInt
     variants: tuple[VariantName, ...] = ()

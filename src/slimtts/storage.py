@@ -70,7 +70,7 @@ def read_hashes(path: Path) -> dict[str, str] | None:
     """What `file_hashes` gave, from a JSON file; None where there is none that can be read."""
     try:
         hashes = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     is_sound = isinstance(hashes, dict) and all(isinstance(value, str) for value in hashes.values())
     return hashes if is_sound else None
