@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from slimtts.data.audio import resample
 from slimtts.data.manifest import check_codes
+from slimtts.data.sound_files import check_rate, check_speech
 from slimtts.data.spoken_text import check_spoken_text, check_text_to_speak, has_words
 from slimtts.data.token_corpus import load_token_corpus
 from slimtts.decoding.generation import generate_batch, spoken_bias, spoken_head
@@ -216,13 +217,14 @@ class Speaker:
         """float mono [N] -> codes of a voice prompt; resampled to the codec's rate.
 
         Raises:
-            InvalidInputError: not finite, or longer than `MAX_PROMPT_S`.
+            InvalidInputError: longer than `MAX_PROMPT_S`, or no speech.
         """
+        check_rate(sample_rate_hz, "prompt audio")
         seconds = len(waveform) / sample_rate_hz
-        if not np.isfinite(waveform).all() or not 0 < seconds <= MAX_PROMPT_S:
-            raise InvalidInputError(
-                "prompt audio", f"{seconds:.2f} s", f"finite samples, at most {MAX_PROMPT_S} s", "cut the prompt"
-            )
+        if waveform.ndim != 1 or seconds > MAX_PROMPT_S:
+            observed = f"{waveform.ndim} dimensions, {seconds:.2f} s"
+            raise InvalidInputError("prompt audio", observed, f"mono, at most {MAX_PROMPT_S} s", "cut the prompt")
+        check_speech(waveform, sample_rate_hz, "prompt audio")
         wave = resample(
             torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32)), sample_rate_hz, self.sample_rate_hz
         )

@@ -17,6 +17,7 @@ from slimtts.data.manifest import LONGEST_ID, MEND, audio_path, read_prompted_ma
 from slimtts.data.speech_source import FileRecording
 from slimtts.data.spoken_text import check_spoken_text
 from slimtts.errors import InvalidInputError
+from slimtts.outside_files import numbered_lines
 
 Sound = FileRecording | tuple[int, ...]  # a recording, or codes of the teacher's codec
 
@@ -150,15 +151,9 @@ def _librispeech_file(roots: Sequence[Path], name: str) -> Path:
 
 def _lines(path: Path) -> list[tuple[str, str]]:
     """Where each line is, and the line; empty ones are left out."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InvalidInputError(
-            str(path), reason, "the benchmark's list, as UTF-8", "correct evaluate_student.benchmark_source"
-        ) from None
-    numbered = enumerate(text.split("\n"), start=1)
-    return [(f"{path.name} line {number}", line.rstrip("\r")) for number, line in numbered if line.strip()]
+    allowed, next_step = "the benchmark's list, as UTF-8", "correct evaluate_student.benchmark_source"
+    numbered = numbered_lines(path, str(path), allowed, next_step)
+    return [(f"{path.name} line {number}", line.rstrip("\r")) for number, line in numbered]
 
 
 def _check_row(where: str, row: BenchmarkRow) -> None:

@@ -20,7 +20,8 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
-from slimtts.data.audio import BadAudioError, resample
+from slimtts.data.audio import resample
+from slimtts.data.sound_files import BadAudioError
 from slimtts.data.speech_source import CodecFacts, Recording
 from slimtts.storage import atomic_path, remove
 
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 ROWS_A_SHARD = 64  # at most this many recordings are encoded again after a kill
 MAX_BATCH_S = 60.0  # of sound in one call of the codec: bounds memory
-FORMAT = 1  # of the shards and of what happens to a wave before it is encoded
+FORMAT = 2  # of the shards and of what happens to a wave before it is encoded; 1 took silence
 
 
 @dataclass

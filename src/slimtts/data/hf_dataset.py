@@ -7,76 +7,112 @@ Format: datasets 5.2, `Dataset.save_to_disk`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from slimtts.data.audio import AudioHeader, check_duration, mono, read_audio, read_header
 from slimtts.data.manifest import AudioEntry, audio_entry, audio_path
+from slimtts.data.sound_files import (
+    MAX_CHANNELS,
+    MAX_SAMPLES,
+    AudioHeader,
+    check_duration,
+    check_rate,
+    checked_header,
+    checked_samples,
+    refused,
+)
 from slimtts.data.speech_source import FileRecording, Recording
 from slimtts.errors import InvalidInputError
+from slimtts.outside_files import check_expansion, check_regular, read_text
+from slimtts.sandbox import Answer, Refusal, Sandbox
 
 STATE, SPLITS_FILE = "state.json", "dataset_dict.json"
 SPLIT_OF = {"train": "train", "validation": "selection", "test": "test"}
 ANYBODY = "unnamed"  # the voice of rows without a speaker
 NEXT = "write the dataset again with save_to_disk"
+SOUNDS = "{bytes, path}, {array, sampling_rate} or a path"
+MEMORY_LIMIT_BYTES = 2 << 30  # mapped files do not count
+
+
+class ArrowFiles:
+    """The Arrow files of a dataset, read by a child process of their own."""
+
+    def __init__(self, folder: Path, files: list[Path]) -> None:
+        self.folder = folder
+        self.size_bytes = sum(check_regular(path, str(path), "an Arrow file", NEXT) for path in files)
+        self._files = [str(path) for path in files]
+        self._sandbox = Sandbox("slimtts.data.table_parsing", MEMORY_LIMIT_BYTES)
+
+    def ask(self, function: str, **arguments: Any) -> Answer:
+        """What a function of `slimtts.data.table_parsing` says of these files.
+
+        Raises:
+            Refusal: the bytes are bad.
+        """
+        return self._sandbox.call(function, {"files": self._files, **arguments})
+
+    def table(self, function: str, **arguments: Any) -> Answer:
+        """As `ask`, where a refusal stops everything.
+
+        Raises:
+            InvalidInputError: the bytes are bad.
+        """
+        try:
+            return self.ask(function, **arguments)
+        except Refusal as refusal:
+            allowed = "a complete dataset with its Arrow files"
+            raise InvalidInputError(str(self.folder), refusal.observed, allowed, NEXT) from None
 
 
 @dataclass(frozen=True)
-class BytesRecording:
-    """A whole audio file inside a table's row."""
+class RowRecording:
+    """The sound in a table's row: a whole audio file; or mono samples, whose header is known from the row."""
 
     utterance_id: str
-    scalar: Any  # pyarrow binary, not copied before it is read
+    arrow: ArrowFiles
+    row: int
+    array_header: AudioHeader | None = None
+    file_facts: dict[str, Any] | None = None
 
     def header(self) -> AudioHeader:
-        """As the file says."""
-        return read_header(self.scalar.as_py(), None, self.utterance_id)
+        """As the file says, or from the number of samples."""
+        return self._header
+
+    @cached_property
+    def _header(self) -> AudioHeader:
+        if self.array_header is None:
+            return checked_header(self.file_facts or self._ask("cell_header").values, None, self._what)
+        check_rate(self.array_header.sample_rate_hz, self._what)
+        check_duration(self.array_header.duration_s, self._what)
+        return self.array_header
 
     def read(self) -> tuple[torch.Tensor, int]:
         """Mono float [N] and its rate in Hz."""
-        return read_audio(self.scalar.as_py(), None, self.utterance_id)
+        limits = {"max_samples": MAX_SAMPLES, "max_channels": MAX_CHANNELS}
+        answer = self._ask("cell_samples", is_speech=True, start_s=0.0, duration_s=None, **limits)
+        samples, rate_hz = checked_samples(answer, self._header, self._what, is_segment=False)
+        return torch.from_numpy(samples), rate_hz
 
     def sha256(self) -> str:
-        """Of the file's bytes."""
-        return hashlib.sha256(self.scalar.as_buffer()).hexdigest()
+        """Of the file's bytes; or of samples, their type and their rate."""
+        return str(self._ask("cell_sha256").values["sha256"])
 
+    @property
+    def _what(self) -> str:
+        where = "audio in the data" if self.array_header is None else "audio.array"
+        return f"utterance '{self.utterance_id}', {where}"
 
-@dataclass(frozen=True)
-class ArrayRecording:
-    """Mono samples inside a table's row."""
-
-    utterance_id: str
-    values: Any  # pyarrow floats, not copied before they are read
-    sample_rate_hz: int
-
-    def header(self) -> AudioHeader:
-        """From the number of samples."""
-        duration_s = len(self.values) / self.sample_rate_hz
-        check_duration(duration_s, f"utterance '{self.utterance_id}', audio.array")
-        return AudioHeader(self.sample_rate_hz, duration_s)
-
-    def read(self) -> tuple[torch.Tensor, int]:
-        """Mono float [N] and its rate in Hz."""
-        samples = self._samples().astype(np.float32)
-        return mono(samples[:, None], f"utterance '{self.utterance_id}', audio.array"), self.sample_rate_hz
-
-    def sha256(self) -> str:
-        """Of samples, their type and their rate."""
-        samples = self._samples()
-        digest = hashlib.sha256(f"{samples.dtype} {self.sample_rate_hz}".encode())
-        digest.update(samples.tobytes())
-        return digest.hexdigest()
-
-    def _samples(self) -> np.ndarray:
-        samples: np.ndarray = self.values.to_numpy(zero_copy_only=False)
-        return samples
+    def _ask(self, function: str, **arguments: Any) -> Answer:
+        try:
+            return self.arrow.ask(function, row=self.row, **arguments)
+        except Refusal as refusal:
+            raise refused(refusal, self._what) from None
 
 
 def is_hf_dataset(folder: Path) -> bool:
@@ -94,7 +130,11 @@ def read_hf_dataset(folder: Path) -> Iterator[tuple[AudioEntry, Recording]]:
         yield from _rows(folder, folder, None)
         return
     names = _json(folder / SPLITS_FILE).get("splits")
-    if not isinstance(names, list) or (set(names) != {"train"} and set(names) != set(SPLIT_OF)):
+    if (
+        not isinstance(names, list)
+        or not all(isinstance(name, str) for name in names)
+        or (set(names) != {"train"} and set(names) != set(SPLIT_OF))
+    ):
         raise InvalidInputError(
             str(folder / SPLITS_FILE),
             f"splits {names}",
@@ -106,75 +146,87 @@ def read_hf_dataset(folder: Path) -> Iterator[tuple[AudioEntry, Recording]]:
 
 
 def _rows(root: Path, folder: Path, split: str | None) -> Iterator[tuple[AudioEntry, Recording]]:
-    table = _table(folder)
-    missing = [name for name in ("text", "audio") if name not in table.column_names]
+    arrow = ArrowFiles(folder, _arrow_paths(folder))
+    facts = arrow.table("dataset_facts").values
+    names, count = [str(name) for name in facts["names"]], int(facts["rows"])
+    missing = [name for name in ("text", "audio") if name not in names]
     if missing:
         raise InvalidInputError(
             str(folder),
-            f"no column {', '.join(missing)} among {', '.join(table.column_names)}",
+            f"no column {', '.join(missing)} among {', '.join(names)}",
             "text, audio, and id and speaker where there are",
             "rename the columns",
         )
-    columns = {name: table[name] for name in ("id", "text", "speaker", "audio") if name in table.column_names}
-    for number in range(table.num_rows):
-        cells = {name: column[number] for name, column in columns.items()}
-        plain = {name: cell.as_py() for name, cell in cells.items() if name != "audio"}
-        plain = {name: value for name, value in plain.items() if value is not None}
-        where = f"{folder.name} row {number}"
-        values = {
-            "id": str(plain.get("id", f"{split or 'row'}-{number:08d}")),
-            "text": plain.get("text"),
-            "voice": str(plain.get("speaker", ANYBODY)),  # often a number
-            "split": split,
-        }
-        entry = audio_entry(values, where)
-        yield entry, _recording(entry.id, cells["audio"], root, f"{where}, utterance '{entry.id}'")
+    number = unpacked_bytes = 0
+    while number < count:
+        block = _block(arrow, number)
+        unpacked_bytes += block.json_bytes
+        check_expansion(unpacked_bytes, arrow.size_bytes, str(folder), NEXT)
+        if not block.values["rows"]:
+            raise InvalidInputError(str(folder), f"{number} rows of {count}", "complete Arrow files", NEXT)
+        for row in block.values["rows"]:
+            where = f"{folder.name} row {number}"
+            values = {
+                "id": _name(row.get("id"), f"{split or 'row'}-{number:08d}"),
+                "text": row.get("text"),
+                "voice": _name(row.get("speaker"), ANYBODY),
+                "split": split,
+            }
+            entry = audio_entry(values, where)
+            yield entry, _recording(entry.id, arrow, number, row["audio"], root, f"{where}, utterance '{entry.id}'")
+            number += 1
 
 
-def _recording(utterance_id: str, audio: Any, root: Path, where: str) -> Recording:
-    import pyarrow
+def _block(arrow: ArrowFiles, start: int) -> Answer:
+    """Rows with the headers of their audio; without, where one of them ends the child: each is asked about alone."""
+    try:
+        return arrow.ask("dataset_rows", start=start, with_headers=True)
+    except Refusal:
+        return arrow.table("dataset_rows", start=start, with_headers=False)
 
-    parts = {name: audio[name] for name in audio.type.names} if pyarrow.types.is_struct(audio.type) else {}
-    found = ", ".join(parts) or str(audio.type)
-    if pyarrow.types.is_string(audio.type) or pyarrow.types.is_large_string(audio.type):
-        parts = {"path": audio}
-    held = {name for name, cell in parts.items() if cell.is_valid}
-    if "bytes" in held:
-        return BytesRecording(utterance_id, parts["bytes"])
-    if {"array", "sampling_rate"} <= held:
-        values, rate_hz = parts["array"].values, parts["sampling_rate"].as_py()
-        if not pyarrow.types.is_floating(values.type) or values.null_count or not isinstance(rate_hz, int):
-            raise InvalidInputError(
-                where, f"array of {values.type}", "mono floating-point samples in -1..1", "convert the column"
-            )
+
+def _name(value: Any, absent: str) -> Any:
+    """An id or a speaker as text: whole numbers are often names; every other type is refused with the row."""
+    if value is None:
+        return absent
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _recording(
+    utterance_id: str, arrow: ArrowFiles, row: int, sound: dict[str, Any], root: Path, where: str
+) -> Recording:
+    if sound["kind"] == "bytes":
+        return RowRecording(utterance_id, arrow, row, file_facts=sound.get("header"))
+    if sound["kind"] == "array":
+        frames, rate_hz = int(sound["frames"]), int(sound["sample_rate_hz"])
         if rate_hz < 1:
             raise InvalidInputError(where, f"sampling_rate {rate_hz}", "at least 1 Hz", "correct the column")
-        return ArrayRecording(utterance_id, values, rate_hz)
-    if "path" in held:
-        path = parts["path"].as_py()
+        return RowRecording(utterance_id, arrow, row, AudioHeader(rate_hz, frames / rate_hz))
+    if sound["kind"] == "path":
+        path = sound["path"]
+        if not isinstance(path, str):
+            raise InvalidInputError(where, f"a path {path}", SOUNDS, "mend the row")
         if Path(path).is_relative_to(root.resolve()):
             path = str(Path(path).relative_to(root.resolve()))
         return FileRecording(utterance_id, audio_path(root, path, where))
-    observed = f"audio as {found}" if audio.is_valid and not (parts and not held) else "no audio"
-    raise InvalidInputError(where, observed, "{bytes, path}, {array, sampling_rate} or a path", "mend the row")
+    raise InvalidInputError(where, sound["observed"], sound.get("allowed", SOUNDS), "mend the row")
 
 
-def _table(folder: Path) -> Any:
-    """All Arrow files of a dataset as one mapped table."""
-    import pyarrow
-
-    try:
-        names = [part["filename"] for part in _json(folder / STATE)["_data_files"]]
-        paths = [audio_path(folder, name, f"{folder / STATE}, file '{name}'") for name in names]
-        tables = [pyarrow.ipc.open_stream(pyarrow.memory_map(str(path))).read_all() for path in paths]
-        return pyarrow.concat_tables(tables)
-    except (OSError, KeyError, TypeError, pyarrow.ArrowException) as error:
-        raise InvalidInputError(str(folder), repr(error), "a complete dataset with its Arrow files", NEXT) from None
+def _arrow_paths(folder: Path) -> list[Path]:
+    """The files that a dataset's state names, all below its folder."""
+    parts = _json(folder / STATE).get("_data_files")
+    names = (
+        [part.get("filename") if isinstance(part, dict) else None for part in parts] if isinstance(parts, list) else []
+    )
+    if not names or not all(isinstance(name, str) for name in names):
+        raise InvalidInputError(str(folder / STATE), "no list of Arrow files", "_data_files with a filename each", NEXT)
+    return [audio_path(folder, name, f"{folder / STATE}, file '{name}'") for name in names]
 
 
 def _json(path: Path) -> dict[str, Any]:
+    text = read_text(path, str(path), "a JSON object", NEXT)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise InvalidInputError(str(path), error, "a JSON object", NEXT) from None
     return values if isinstance(values, dict) else {}

@@ -7,18 +7,17 @@ Format: lhotse 1.33, `MonoCut.to_dict`.
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from slimtts.data.audio import SEGMENT_SLACK_S, Segment
 from slimtts.data.manifest import AudioEntry, audio_entry, audio_path
+from slimtts.data.sound_files import SEGMENT_SLACK_S, Segment
 from slimtts.data.speech_source import FileRecording
 from slimtts.errors import InvalidInputError
+from slimtts.outside_files import numbered_lines, parse_json
 
 NEXT = "convert it with lhotse, or remove the cut"
 Seconds = Annotated[float, Field(allow_inf_nan=False)]
@@ -65,12 +64,13 @@ def read_cuts(path: Path) -> Iterator[tuple[AudioEntry, FileRecording]]:
     Raises:
         InvalidInputError: the file is bad, or a cut is; names line and id.
     """
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path, str(path), "JSON lines, plain or packed by gzip", "write it again"):
         where = f"{path.name} line {number}"
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            raise InvalidInputError(where, "no JSON", "one cut as a JSON object a line", "mend this line") from None
+            row = parse_json(line)
+        except ValueError as error:
+            observed = f"no JSON: {error}"[:200]
+            raise InvalidInputError(where, observed, "one cut as a JSON object a line", "mend this line") from None
         kind = row.get("type") if isinstance(row, dict) else type(row).__name__
         if isinstance(row, dict) and "id" in row:
             where += f", cut '{row['id']}'"
@@ -116,15 +116,3 @@ def _checked(cut: _Cut, path: Path, where: str) -> tuple[AudioEntry, FileRecordi
     whole = cut.start == 0 and abs(cut.duration - recording.duration) < 1 / recording.sampling_rate
     segment = None if whole else Segment(cut.start, cut.duration)
     return entry, FileRecording(entry.id, file, recording.sampling_rate, segment)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield number, line
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InvalidInputError(
-            str(path), error, "readable JSON lines, plain or packed by gzip", "write it again"
-        ) from None

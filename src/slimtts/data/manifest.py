@@ -17,6 +17,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 
 from slimtts.data.spoken_text import text_fault
 from slimtts.errors import InvalidInputError
+from slimtts.outside_files import numbered_lines, parse_json
 from slimtts.storage import atomic_path
 
 SPLITS = ("train", "selection", "test")
@@ -32,11 +33,25 @@ def _speakable(text: str) -> str:
     return text
 
 
+def _file_name(name: str) -> str:
+    if len(name.encode()) > LONGEST_ID_BYTES:
+        raise ValueError(f"at most {LONGEST_ID_BYTES} bytes of UTF-8")
+    return name
+
+
+def _printable(voice: str) -> str:
+    if not voice.isprintable():
+        raise ValueError("printable characters")
+    return voice
+
+
 LONGEST_ID = 120
+LONGEST_ID_BYTES = 200  # file systems take 255, and names are put around it
+LONGEST_TEXT = 10_000  # characters: what is said in MAX_AUDIO_S, and far more than a model speaks at once
 # Ids become file names.
-UtteranceId = Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=LONGEST_ID)]
-SpokenText = Annotated[str, AfterValidator(_speakable)]
-Voice = Annotated[str, Field(pattern=r"^\S(.*\S)?$", max_length=200)]
+UtteranceId = Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=LONGEST_ID), AfterValidator(_file_name)]
+SpokenText = Annotated[str, Field(max_length=LONGEST_TEXT), AfterValidator(_speakable)]
+Voice = Annotated[str, Field(pattern=r"^\S(.*\S)?$", max_length=200), AfterValidator(_printable)]
 Codes = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -110,6 +125,8 @@ def _complaint(where: str, row: object, kind: type[Any], error: ValidationError)
     problem = error.errors()[0]
     if isinstance(row, dict) and "id" in row:
         where = f"{where}, utterance {_shorten(row['id'])}"
+    if problem["type"] == "json_invalid":  # half of a pair of UTF-16: no text can hold it
+        return InvalidInputError(where, problem["msg"], "text in Unicode", MEND)
     keys = ", ".join(field.name for field in fields(kind))
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "missing":
@@ -134,30 +151,40 @@ def check_codes(what: str, codes: Sequence[int], num_codes: int) -> None:
         raise InvalidInputError(what, f"code {worst}", f"0..{num_codes - 1}", "encode again with this teacher's codec")
 
 
+class RowIds:
+    """The ids of the rows so far, each with its line or row number."""
+
+    def __init__(self, unit: str) -> None:
+        self._unit, self._first = unit, dict[str, int]()
+
+    def add(self, row_id: str, number: int, where: str) -> None:
+        """Takes a row's id.
+
+        Raises:
+            InvalidInputError: another row has it.
+        """
+        if row_id in self._first:
+            observed = f"id also in {self._unit} {self._first[row_id]}"
+            raise InvalidInputError(f"{where}, utterance '{row_id}'", observed, "unique ids", "rename one of them")
+        self._first[row_id] = number
+
+
 def _read_rows(path: Path, kind: type[Row], num_codes: int | None) -> list[Row]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except FileNotFoundError:
-        raise InvalidInputError(str(path), "no such file", "a .jsonl manifest", "correct the path") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInputError(str(path), error, "a readable UTF-8 file", "write it again as UTF-8") from None
     adapter: TypeAdapter[Row] = TypeAdapter(kind)
     rows: list[Row] = []
-    first_line: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    ids = RowIds("line")
+    for number, line in numbered_lines(path, str(path), "a .jsonl manifest", "correct the path or write it again"):
         where = f"{path.name} line {number}"
         try:
             row = adapter.validate_json(line)
+            parse_json(line)
         except ValidationError as error:
             raise _line_complaint(where, line, kind, error) from None
-        where += f", utterance '{row.id}'"
-        if row.id in first_line:
-            raise InvalidInputError(where, f"id also in line {first_line[row.id]}", "unique ids", "rename one of them")
+        except ValueError as error:
+            raise InvalidInputError(where, error, "each key once", MEND) from None
+        ids.add(row.id, number, where)
         if num_codes is not None and row.codes is not None:
-            check_codes(where, row.codes, num_codes)
-        first_line[row.id] = number
+            check_codes(f"{where}, utterance '{row.id}'", row.codes, num_codes)
         rows.append(row)
     return rows
 
@@ -225,14 +252,14 @@ def check_sound(manifest: Path, entries: Iterable[AudioEntry]) -> None:
 
 
 def audio_entry(values: Mapping[str, Any], where: str) -> AudioEntry:
-    """A row from elsewhere than JSON lines, checked as a line is; absent values are None.
+    """A row from elsewhere than JSON lines, of values that JSON has, checked as a line is; absent ones are None.
 
     Raises:
         InvalidInputError: a value is bad; names `where`, the id, observed and allowed.
     """
     given = {key: value for key, value in values.items() if value is not None}
     try:
-        return _AUDIO_ENTRY.validate_json(json.dumps(given, default=repr))
+        return _AUDIO_ENTRY.validate_json(json.dumps(given))
     except ValidationError as error:
         raise _complaint(where, given, AudioEntry, error) from None
 

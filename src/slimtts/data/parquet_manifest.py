@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 
-from slimtts.data.manifest import AudioEntry, audio_entry, check_codes, check_sound
+from slimtts.data.manifest import AudioEntry, RowIds, audio_entry, check_codes, check_sound
 from slimtts.errors import InvalidInputError
+from slimtts.outside_files import check_expansion, check_regular
+from slimtts.sandbox import Answer, Refusal, Sandbox
 
 REQUIRED = ("id", "text", "voice")
-ROWS_AT_ONCE = 4096
+NEXT = "write it again"
+MEMORY_LIMIT_BYTES = 2 << 30  # for the columns of one group of rows
 
 
 def read_parquet_manifest(path: Path, num_codes: int) -> list[AudioEntry]:
@@ -25,24 +29,31 @@ def read_parquet_manifest(path: Path, num_codes: int) -> list[AudioEntry]:
 
 
 def _entries(path: Path, num_codes: int) -> Iterator[AudioEntry]:
-    import pyarrow
-    from pyarrow import parquet
-
+    size = check_regular(path, str(path), "a complete Parquet file", NEXT)
     known = [field.name for field in fields(AudioEntry)]
-    try:
-        with parquet.ParquetFile(path) as file:
-            _check_columns(path, file.schema_arrow.names, known)
-            number = 0
-            for batch in file.iter_batches(ROWS_AT_ONCE):
-                for values in batch.to_pylist():
-                    number += 1
-                    where = f"{path.name} row {number}"
-                    entry = audio_entry(values, where)
-                    if entry.codes is not None:
-                        check_codes(f"{where}, utterance '{entry.id}'", entry.codes, num_codes)
-                    yield entry
-    except (OSError, pyarrow.ArrowException) as error:
-        raise InvalidInputError(str(path), error, "a complete Parquet file", "write it again") from None
+    ids = RowIds("row")
+    with closing(Sandbox("slimtts.data.table_parsing", MEMORY_LIMIT_BYTES)) as sandbox:
+
+        def answer(start: int, with_rows: bool) -> Answer:
+            arguments = {"path": str(path.absolute()), "start": start, "with_rows": with_rows}
+            try:
+                return sandbox.call("parquet_rows", arguments)
+            except Refusal as refusal:
+                raise InvalidInputError(str(path), refusal.observed, "a complete Parquet file", NEXT) from None
+
+        _check_columns(path, [str(name) for name in answer(0, with_rows=False).values["names"]], known)
+        number = unpacked_bytes = 0
+        while rows := (block := answer(number, with_rows=True)).values["rows"]:
+            unpacked_bytes += block.json_bytes
+            check_expansion(unpacked_bytes, size, str(path), NEXT)
+            for values in rows:
+                number += 1
+                where = f"{path.name} row {number}"
+                entry = audio_entry(values, where)
+                ids.add(entry.id, number, where)
+                if entry.codes is not None:
+                    check_codes(f"{where}, utterance '{entry.id}'", entry.codes, num_codes)
+                yield entry
 
 
 def _check_columns(path: Path, found: list[str], known: list[str]) -> None:
@@ -57,3 +68,5 @@ def _check_columns(path: Path, found: list[str], known: list[str]) -> None:
         raise InvalidInputError(
             str(path), f"unknown column {', '.join(unknown)}", ", ".join(known), "rename or drop the column"
         )
+    if len(set(found)) < len(found):
+        raise InvalidInputError(str(path), f"columns {', '.join(found)}", "each column once", "drop one of them")

@@ -5,7 +5,6 @@ Candidates are cheap to list; codes are computed only for those that were chosen
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -19,6 +18,7 @@ from slimtts.data.speech_source import CodecFacts, SpeechSource, entries_source,
 from slimtts.data.splits import Candidate
 from slimtts.data.token_corpus import load_token_corpus
 from slimtts.errors import InvalidInputError
+from slimtts.outside_files import numbered_lines, parse_json
 
 ALLOWED = (
     "a manifest.jsonl, a .parquet manifest, Lhotse's cuts.jsonl or cuts.jsonl.gz, or a folder as LJSpeech "
@@ -31,7 +31,6 @@ FOLDER_KINDS = {
     "ljspeech": is_ljspeech,
     "libritts": is_libritts,
 }
-LONGEST_PEEK = 1 << 20  # characters of a first line
 
 
 def source_kind(path: Path) -> str:
@@ -40,7 +39,11 @@ def source_kind(path: Path) -> str:
     Raises:
         InvalidInputError: nothing is there, or nothing of these.
     """
-    if path.is_dir():
+    try:
+        is_folder, is_there = path.is_dir(), path.exists()
+    except (OSError, ValueError) as error:  # a name that the file system does not take
+        raise InvalidInputError(f"subset_data.source {path}", error, ALLOWED, "correct subset_data.source") from None
+    if is_folder:
         kinds = [kind for kind, is_kind in FOLDER_KINDS.items() if is_kind(path)]
         if len(kinds) == 1:
             return kinds[0]
@@ -52,20 +55,20 @@ def source_kind(path: Path) -> str:
         return "lhotse"
     if path.suffix == ".jsonl":
         return "lhotse" if _first_row_is_a_cut(path) else "manifest"
-    found = f"a file '{path.name}'" if path.exists() else "no such file or folder"
+    found = f"a file '{path.name}'" if is_there else "no such file or folder"
     raise InvalidInputError(f"subset_data.source {path}", found, ALLOWED, "correct subset_data.source")
 
 
 def _listing(folder: Path) -> str:
-    names = sorted(child.name + "/" * child.is_dir() for child in folder.iterdir())
+    names = sorted(child.name + "/" * child.is_dir() for child in folder.iterdir() if child.name[0] != ".")
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "nothing"
 
 
 def _first_row_is_a_cut(path: Path) -> bool:
     try:
-        with path.open(encoding="utf-8-sig") as lines:
-            row = json.loads(lines.readline(LONGEST_PEEK))
-    except (OSError, ValueError, RecursionError):  # the manifest's reader says what is wrong
+        _, line = next(numbered_lines(path, str(path), "a manifest", "correct the path"), (0, ""))
+        row = parse_json(line)
+    except (InvalidInputError, ValueError):  # the manifest's reader says what is wrong
         return False
     return isinstance(row, dict) and str(row.get("type", "")).endswith("Cut")
 

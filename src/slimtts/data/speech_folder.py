@@ -6,13 +6,17 @@ train-clean-100): `SPEAKER/CHAPTER/ID.normalized.txt` beside `ID.wav`; the speak
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from slimtts.data.manifest import AudioEntry, audio_entry, audio_path
 from slimtts.errors import InvalidInputError
+from slimtts.outside_files import numbered_lines, read_text
 
 LJSPEECH_VOICE = "LJ"
 NORMALIZED = ".normalized.txt"
+MAX_TEXT_BYTES = 1 << 16  # of one sentence
+ALLOWED, NEXT = "a readable UTF-8 file", "write it again as UTF-8"
 
 
 def is_ljspeech(folder: Path) -> bool:
@@ -22,7 +26,7 @@ def is_ljspeech(folder: Path) -> bool:
 
 def is_libritts(folder: Path) -> bool:
     """Has any speaker a chapter with a normalised text?"""
-    return next(folder.glob(f"*/*/*{NORMALIZED}"), None) is not None
+    return next(_normalized_texts(folder), None) is not None
 
 
 def read_ljspeech(folder: Path) -> list[AudioEntry]:
@@ -32,11 +36,9 @@ def read_ljspeech(folder: Path) -> list[AudioEntry]:
         InvalidInputError: a line is no row of LJSpeech, or its id or text is bad.
     """
     entries = []
-    for number, line in enumerate(_text(folder / "metadata.csv").split("\n"), start=1):
-        line = line.removesuffix("\r")
-        if not line.strip():
-            continue
-        cells = line.split("|")  # never quoted
+    path = folder / "metadata.csv"
+    for number, line in numbered_lines(path, str(path), ALLOWED, NEXT):
+        cells = line.removesuffix("\r").split("|")  # never quoted
         where = f"metadata.csv line {number}"
         if len(cells) not in (2, 3):
             raise InvalidInputError(
@@ -55,13 +57,13 @@ def read_libritts(folder: Path) -> list[AudioEntry]:
         InvalidInputError: a text is not UTF-8, or an id or a text is bad.
     """
     entries = []
-    for path in sorted(folder.glob(f"*/*/*{NORMALIZED}")):
+    for path in sorted(_normalized_texts(folder)):
         name = path.name.removesuffix(NORMALIZED)
         speaker, chapter = path.parts[-3:-1]
         where = f"{speaker}/{chapter}/{path.name}"
         values = {
             "id": name,
-            "text": _text(audio_path(folder, where, where)).strip(),
+            "text": read_text(audio_path(folder, where, where), where, ALLOWED, NEXT, MAX_TEXT_BYTES).strip(),
             "voice": speaker,
             "audio": f"{speaker}/{chapter}/{name}.wav",
         }
@@ -69,8 +71,6 @@ def read_libritts(folder: Path) -> list[AudioEntry]:
     return entries
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInputError(str(path), error, "a readable UTF-8 file", "write it again as UTF-8") from None
+def _normalized_texts(folder: Path) -> Iterator[Path]:
+    """Without what other systems put beside every file, as `._ID.normalized.txt` on macOS."""
+    return (path for path in folder.glob(f"*/*/*{NORMALIZED}") if not path.name.startswith("."))

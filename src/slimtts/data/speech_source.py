@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
-from slimtts.data.audio import AudioHeader, BadAudioError, Segment, read_audio, read_header, resample
+from slimtts.data.audio import read_audio, resample
 from slimtts.data.manifest import AudioEntry, audio_path
+from slimtts.data.sound_files import AudioHeader, BadAudioError, Segment, header_facts, read_header
 from slimtts.data.splits import Candidate
 from slimtts.errors import InvalidInputError
+
+HEADERS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -52,9 +57,9 @@ class FileRecording:
     sample_rate_hz: int | None = None
     segment: Segment | None = None
 
-    def header(self) -> AudioHeader:
-        """As the file or the segment says."""
-        return read_header(self.path, self.sample_rate_hz, self.utterance_id, self.segment)
+    def header(self, facts: dict[str, Any] | None = None) -> AudioHeader:
+        """As the file or the segment says; `facts` of `header_facts` spare a call."""
+        return read_header(self.path, self.sample_rate_hz, self.utterance_id, self.segment, facts)
 
     def read(self) -> tuple[torch.Tensor, int]:
         """Mono float [N] and its rate in Hz."""
@@ -118,7 +123,7 @@ def recordings_source(
     candidates: list[Candidate] = []
     codes: dict[str, tuple[int, ...]] = {}
     recordings: dict[str, Recording] = {}
-    for entry, recording in rows:
+    for entry, recording, header in _with_headers(rows):
         if entry.id in codes or entry.id in recordings:
             raise InvalidInputError(f"{name}, utterance '{entry.id}'", "two rows", "unique ids", "rename one of them")
         if recording is None:
@@ -126,7 +131,7 @@ def recordings_source(
             duration_s = len(codes[entry.id]) / codec.frame_rate_hz
         else:
             try:
-                duration_s = recording.header().duration_s
+                duration_s = header().duration_s
             except BadAudioError as error:
                 if not drop_bad_audio:
                     raise
@@ -144,6 +149,27 @@ def recordings_source(
         return encode_alone(recordings[utterance_id], codec)
 
     return SpeechSource(tuple(candidates), codes_of, recordings, counts)
+
+
+def _with_headers(
+    rows: Iterable[tuple[AudioEntry, Recording | None]],
+) -> Iterator[tuple[AudioEntry, Recording | None, Callable[[], AudioHeader]]]:
+    """Rows, and what gives the header of each; files are asked about HEADERS_AT_ONCE together."""
+    remaining = iter(rows)
+    while block := list(islice(remaining, HEADERS_AT_ONCE)):
+        files = [recording for _, recording in block if isinstance(recording, FileRecording)]
+        facts = iter(header_facts([recording.path for recording in files]) if files else [])
+        for entry, recording in block:
+            if isinstance(recording, FileRecording):
+                yield entry, recording, partial(recording.header, next(facts))
+            elif recording is not None:
+                yield entry, recording, recording.header
+            else:
+                yield entry, None, _no_header
+
+
+def _no_header() -> AudioHeader:
+    raise ValueError("codes have no header")
 
 
 def entries_source(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from slimtts.data.splits import Candidate, seeded_rank
 from slimtts.data.spoken_text import check_spoken_text
 from slimtts.data.texts import text_key
 from slimtts.errors import InvalidInputError
+from slimtts.outside_files import numbered_lines
 
 
 def read_text_list(
@@ -29,9 +30,7 @@ def read_text_list(
     drawable = sorted(voices)
     rows: list[Candidate] = []
     dropped: Counter[str] = Counter()
-    for number, line in enumerate(read_lines(path), start=1):
-        if not line.strip():
-            continue
+    for number, line in _numbered(path):
         where = f"{path.name} line {number}"
         voice, tab, text = (part.strip(" \r") for part in line.partition("\t"))
         if not tab:
@@ -58,14 +57,13 @@ def read_text_list(
 
 
 def read_lines(path: Path, what: str = "subset_data.text_list") -> list[str]:
-    """Lines of the person's file that the knob `what` names.
+    """Lines of the person's file that the knob `what` names, without blank ones.
 
     Raises:
         InvalidInputError: it cannot be read, or is not UTF-8.
     """
-    try:
-        return path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInputError(
-            f"{what} {path}", error, "a readable UTF-8 file", "correct the path or the file"
-        ) from None
+    return [line for _, line in _numbered(path, what)]
+
+
+def _numbered(path: Path, what: str = "subset_data.text_list") -> Iterator[tuple[int, str]]:
+    return numbered_lines(path, f"{what} {path}", "a readable UTF-8 file", "correct the path or the file")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torchaudio.functional import resample
 
+from slimtts.data.audio import resample
 from slimtts.errors import InvalidInputError
 
 SAMPLE_RATE_HZ = 16_000

@@ -20,6 +20,7 @@ from urllib.parse import quote
 import numpy as np
 import soundfile
 
+from slimtts.data.sound_files import read_sound
 from slimtts.errors import InvalidInputError
 from slimtts.report.content import Cell, Content, as_json
 from slimtts.report.figures import draw_plots, plots_section
@@ -195,13 +196,9 @@ def _read(path: Path) -> tuple[np.ndarray, int]:
     """float32 [N] and its rate.
 
     Raises:
-        InvalidInputError: no audio file.
+        InvalidInputError: no audio file, or an endless one.
     """
-    try:
-        samples, rate_hz = soundfile.read(path, dtype="float32")
-    except soundfile.LibsndfileError as error:
-        raise InvalidInputError(f"audio {path}", error, "a WAV file", "evaluate again") from None
-    return samples, int(rate_hz)
+    return read_sound(path, f"audio {path}")
 
 
 def _refuse_foreign(out: Path) -> None:

@@ -7,7 +7,8 @@ import pytest
 import soundfile
 import torch
 
-from slimtts.data.audio import read_audio, read_header, resample
+from slimtts.data.audio import read_audio, resample
+from slimtts.data.sound_files import read_header
 from slimtts.errors import InvalidInputError
 
 RATE_HZ = 16_000

@@ -175,7 +175,7 @@ def test_bad_rows_of_a_manifest(row, wanted, tmp_path, one_line):
 
 def test_no_file_no_rows_and_rows_twice(tmp_path, one_line):
     path = tmp_path / "meta.lst"
-    assert "No such file" in refused("seed-tts-eval", path, one_line)
+    assert "no such file" in refused("seed-tts-eval", path, one_line)
     path.write_bytes(b"\xff\xfe\xfa")
     assert "UTF-8" in refused("seed-tts-eval", path, one_line)
     path.write_text("\n\n")

@@ -8,8 +8,8 @@ import torch
 
 from slimtts.codec.nano_codec import NanoCodec
 from slimtts.data import code_cache
-from slimtts.data.audio import BadAudioError
 from slimtts.data.code_cache import cache_folder, codec_fingerprint, encode_recordings
+from slimtts.data.sound_files import BadAudioError
 from slimtts.data.speech_source import CodecFacts, FileRecording, encode_alone
 from slimtts.testing.tiny import BeepCodec
 from tests.unit.data.conftest import noise

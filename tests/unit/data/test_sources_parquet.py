@@ -58,7 +58,7 @@ def test_it_equals_the_manifest_in_json_lines(folder: Path, open_source) -> None
         ([{**ROWS[0], "codes": [1]}], "'a': observed both audio and codes"),
         ([{**ROWS[0], "audio": "../a.wav"}], "a relative path below"),
         ([{**ROWS[0], "audio": {"bytes": b"RIFF"}}], "'a': observed audio = "),
-        ([ROWS[0], ROWS[0]], "two rows"),
+        ([ROWS[0], ROWS[0]], "row 2, utterance 'a': observed id also in row 1"),
         ([{**ROWS[0], "sample_rate_hz": 8_000}], "16000 Hz in the header"),
     ],
 )
