@@ -23,11 +23,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import yaml
-
 from slimtts.errors import InvalidInputError, SlimttsError
 from slimtts.process_guard import die_with_parent
 from slimtts.storage import atomic_path, files_sha256, folder_sha256
+from slimtts.yaml_files import parse_yaml
 from tasks.artifact_store import check_no_links, run_artifacts
 
 if TYPE_CHECKING:
@@ -172,11 +171,11 @@ def check_mlmodel(content: bytes, student: str, what: str) -> None:
         InvalidInputError: names the entry.
     """
     try:
-        flavors = yaml.safe_load(content)["flavors"]
+        flavors = parse_yaml(content.decode(), f"{what}, {MLMODEL}")["flavors"]
         python: dict[str, Any] = flavors["python_function"]
         code, artifacts = Path(python["model_code_path"]).name, python["artifacts"]
         paths = {key: entry["path"] for key, entry in artifacts.items()}
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+    except (KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
         _refuse(f"{what}, {MLMODEL}", f"{type(error).__name__} at {str(error)[:80]}", "a python_function from code")
     expected = {
         "flavors": (list(flavors), ["python_function"]),

@@ -6,11 +6,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from slimtts.printable import printable
 from slimtts.redaction import redacted
 from slimtts.results import Decision, Lineage, Result
+from slimtts.yaml_files import read_yaml
 from tasks.evidence import Evidence, fetch_evidence, model_version
 from tasks.promotion_log import registered_model
 
@@ -42,7 +41,7 @@ def version_lineage(client: MlflowClient, model_name: str, version: str) -> Vers
     """
     entry, evidence = model_version(client, model_name, version), Evidence.of_version(client, model_name, version)
     with tempfile.TemporaryDirectory() as folder:
-        params = yaml.safe_load((fetch_evidence(client, model_name, version, Path(folder)) / "params.yaml").read_text())
+        params = read_yaml(fetch_evidence(client, model_name, version, Path(folder)) / "params.yaml")
     aliases = registered_model(client, model_name).aliases
     return VersionLineage(
         model_name=model_name,

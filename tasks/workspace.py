@@ -14,6 +14,7 @@ import yaml
 from slimtts.errors import InvalidInputError, SlimttsError
 from slimtts.params import Params, parse_params
 from slimtts.storage import atomic_path
+from slimtts.yaml_files import parse_yaml, read_yaml
 from tasks.checkouts import CHECKOUT, COPY, run_checkout
 from tasks.locks import exclusive_lock
 from tasks.stage_runner import CACHE, DVC
@@ -109,9 +110,9 @@ def compose_params(profile: str, overrides: Sequence[str], checkout: Path = CHEC
     if profile not in known:
         raise InvalidInputError("--profile", repr(profile), ", ".join(known), "choose one of these or add a file there")
     path = checkout / PROFILES / f"{profile}.yaml"
-    values: dict[str, Any] = yaml.safe_load((checkout / "params.yaml").read_text())
+    values = _sections(read_yaml(checkout / "params.yaml"), str(checkout / "params.yaml"))
     values["register_model"] = {**values.get("register_model", {}), **team_limits()}
-    for changes in (yaml.safe_load(path.read_text()) or {}, *map(_parse_override, overrides)):
+    for changes in (_sections(read_yaml(path) or {}, str(path)), *map(_parse_override, overrides)):
         for section, knobs in changes.items():
             values[section] = {**values.get(section, {}), **knobs}
     params = parse_params(values, f"params of profile {profile}")
@@ -161,6 +162,12 @@ def check_place(runs_root: Path, name: str) -> None:
         raise InvalidInputError("--name", f"{place}, which is no run", "a run, or a new name", "choose another name")
 
 
+def _sections(values: Any, what: str) -> dict[str, dict[str, Any]]:
+    if not isinstance(values, dict) or not all(isinstance(knobs, dict) for knobs in values.values()):
+        raise InvalidInputError(what, "no mapping of sections", "section: {knob: value}", "correct the file")
+    return values
+
+
 def _parse_override(text: str) -> Mapping[str, Mapping[str, Any]]:
     shown = repr(text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}...")
     key, equals, value = text.partition("=")
@@ -172,9 +179,9 @@ def _parse_override(text: str) -> Mapping[str, Mapping[str, Any]]:
             "--set", f"{shown}, {len(text)} characters", f"at most {LONGEST_OVERRIDE}", "put it into a profile"
         )
     try:
-        parsed = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError, RecursionError):  # no YAML, a number of 5,000 digits, a list in a list in ..
-        raise InvalidInputError("--set", shown, "a YAML value after '='", "quote the value") from None
+        parsed = parse_yaml(value, "--set")
+    except InvalidInputError as error:
+        raise InvalidInputError("--set", f"{shown}: {error.observed}", "a YAML value after '='", "quote it") from None
     if not key.isprintable() or (isinstance(parsed, str) and not parsed.isprintable()):
         raise InvalidInputError("--set", shown, "a value of printable characters", "remove the others")
     return {section: {knob: parsed}}

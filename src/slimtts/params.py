@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from slimtts.errors import InvalidInputError
 from slimtts.redaction import without_login
+from slimtts.yaml_files import read_yaml
 
 MOST = 1_000_000_000  # of anything that is counted: more is a slip, and would only show when memory or time ends
 PositiveInt = Annotated[int, Field(ge=1, le=MOST)]
@@ -211,6 +211,11 @@ class Params(Section):
     storage: StorageParams
 
 
+def _shortened(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 200 else f"{shown[:197]}..."
+
+
 def parse_params(values: dict[str, Any], origin: str) -> Params:
     """Validated parameters.
 
@@ -229,7 +234,7 @@ def parse_params(values: dict[str, Any], origin: str) -> Params:
             if kind == "extra_forbidden"
             else f"{where} is missing"
             if kind == "missing"
-            else f"{where} = {value!r}"
+            else f"{where} = {_shortened(value)}"
             for where, kind, value, _ in problems
         )
         allowed = "; ".join(
@@ -246,11 +251,5 @@ def load_params(path: Path) -> Params:
     Raises:
         InvalidInputError: the file is missing, is not YAML, or holds bad values.
     """
-    if not path.is_file():
-        raise InvalidInputError(str(path), "no such file", "a params.yaml", "run from a workspace or pass --params")
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        problem = str(error).replace("\n", " ")
-        raise InvalidInputError(str(path), problem, "valid YAML", "correct the file") from None
+    values = read_yaml(path, next_step="correct the file, run from a workspace or pass --params")
     return parse_params(values if isinstance(values, dict) else {}, str(path))

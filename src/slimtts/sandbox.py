@@ -21,13 +21,14 @@ import time
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 Buffer = bytes | bytearray | memoryview
 MEMORY_LIMIT_BYTES = 1 << 30
 TIME_LIMIT_S = 60.0
-MAX_ANSWER_BYTES = 256 << 20
+MAX_JSON_BYTES, MAX_CONTENT_BYTES = 32 << 20, 256 << 20
 _FRAME = struct.Struct("<QQ")  # bytes of JSON, bytes beside it
 _GRACE_S = 5.0  # the child's own alarm comes first
 # No secret reaches the child: of the environment only what an interpreter needs to start.
@@ -123,6 +124,12 @@ class Sandbox:
         return Refusal(f"the parser gave no answer ({error or type(error).__name__})", reason="unreadable")
 
 
+@cache
+def shared_sandbox(module: str, memory_limit_bytes: int = MEMORY_LIMIT_BYTES) -> Sandbox:
+    """This process's one child for the parsers of a module: to start it costs as much as some hundred calls."""
+    return Sandbox(module, memory_limit_bytes)
+
+
 def _end(process: subprocess.Popen[bytes], owner: int) -> None:
     if owner != os.getpid():
         return
@@ -168,7 +175,7 @@ def _read_frame(stream: Any, deadline: float) -> Answer:
         return block
 
     json_bytes, content_bytes = _FRAME.unpack(exactly(_FRAME.size))
-    if json_bytes + content_bytes > MAX_ANSWER_BYTES:
+    if json_bytes > MAX_JSON_BYTES or content_bytes > MAX_CONTENT_BYTES:
         raise ValueError(f"an answer of {json_bytes + content_bytes} bytes")
     values = json.loads(exactly(json_bytes))
     if not isinstance(values, dict):

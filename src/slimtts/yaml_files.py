@@ -54,13 +54,13 @@ def parse_yaml(text: str, what: str) -> Any:
         raise InvalidInputError(what, f"{kind}{error}"[:300], "valid YAML", NEXT) from None
 
 
-def read_yaml(path: Path) -> Any:
-    """The values of a file.
+def read_yaml(path: Path, next_step: str = NEXT) -> Any:
+    """The values of a file; `next_step` helps who named a wrong one.
 
     Raises:
         InvalidInputError: as `parse_yaml`, or the file cannot be read.
     """
-    return parse_yaml(read_text(path, str(path), "a YAML file", NEXT, MAX_BYTES), str(path))
+    return parse_yaml(read_text(path, str(path), "a file of valid YAML", next_step, MAX_BYTES), str(path))
 
 
 def _check(root: yaml.Node, what: str) -> None:

@@ -1,4 +1,5 @@
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +126,84 @@ def test_a_file_that_is_no_params_is_one_line(tmp_path: Path, content: bytes | N
     with pytest.raises(InvalidInputError) as error:
         load_params(path)
     assert what in str(error.value) and str(path) in str(error.value) and len(str(error.value).splitlines()) == 1
+
+
+def shipped_with(line: str, instead: str) -> str:
+    text = SHIPPED.read_text()
+    assert line in text
+    return text.replace(line, instead)
+
+
+@pytest.mark.parametrize("quoted", [False, True])
+def test_words_are_words(tmp_path: Path, quoted: bool) -> None:
+    """`no` is Norwegian; DVC reads the same file as YAML 1.2."""
+    path = tmp_path / "params.yaml"
+    path.write_text(shipped_with("language: en", "language: 'no'" if quoted else "language: no"))
+    assert load_params(path).evaluate_student.language == "no"
+
+
+@pytest.mark.parametrize(
+    ("word", "value"), [("yes", True), ("no", False), ("on", True), ("off", False), ("true", True)]
+)
+def test_truth_values_stay_as_they_were(tmp_path: Path, word: str, value: bool) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(shipped_with("control: true", f"control: {word}"))
+    assert load_params(path).distill_student.control is value
+
+
+@pytest.mark.parametrize("name", ["12:30", "2024-01-01", "2024-13-45", "010", "1_000"])
+def test_a_name_is_not_read_as_a_number_or_a_date(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(shipped_with('text_list: ""', f"text_list: {name}"))
+    assert load_params(path).subset_data.text_list == name
+
+
+def test_numbers_are_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(shipped_with("learning_rate: 2.0e-3 ", "learning_rate: 1e-3 "))
+    assert load_params(path).distill_student.learning_rate == 0.001
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10)
+)
+TWICE = SHIPPED.read_text().replace("keep_layers: 6", "keep_layers: 6\n  keep_layers: 3")
+HOSTILE = {
+    "aliases that multiply": (BOMB, "more than 20000 values"),
+    "a value that holds itself": ("teacher: &t {source: *t}\n", "holds itself"),
+    "depth": ("a: " + "[" * 5000 + "]" * 5000, "RecursionError"),
+    "a bad date by tag": ("a: !!timestamp 2024-13-45\n", "valid YAML"),
+    "a bad number by tag": ("a: !!int many\n", "valid YAML"),
+    "a key twice": (TWICE, "key 'keep_layers' again in line"),
+    "a section twice": (SHIPPED.read_text() + "teacher: {}\n", "key 'teacher' again in line"),
+    "two documents": ("a: 1\n---\nb: 2\n", "valid YAML"),
+    "a long value": (SHIPPED.read_text().replace("family: nano", f"family: {'x' * 100_000}"), "teacher.family = 'xxx"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_yaml_is_one_short_line(tmp_path: Path, case: str) -> None:
+    content, what = HOSTILE[case]
+    path = tmp_path / "params.yaml"
+    path.write_text(content)
+    with pytest.raises(InvalidInputError) as error:
+        load_params(path)
+    message = str(error.value)
+    assert what in message and str(path) in message and len(message.splitlines()) == 1
+    assert len(message) < 3000
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "long name", "too large"])
+def test_what_is_no_ordinary_file_is_one_line(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / ("x" * 300 if kind == "long name" else "params.yaml")
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "too large":
+        with path.open("wb") as file:
+            file.truncate(1 << 40)  # a hole: no disk is used
+    with pytest.raises(InvalidInputError) as error:
+        load_params(path)
+    allowed = {"fifo": "no regular file", "folder": "a folder", "long name": "too long", "too large": "bytes"}
+    assert allowed[kind] in str(error.value)

@@ -100,7 +100,7 @@ def test_no_secret_reaches_the_child(child, monkeypatch):
 
 
 def test_an_answer_without_bound_is_not_read(child, monkeypatch):
-    monkeypatch.setattr(sandbox, "MAX_ANSWER_BYTES", 1000)
+    monkeypatch.setattr(sandbox, "MAX_CONTENT_BYTES", 1000)
     with pytest.raises(Refusal, match="an answer of"):
         child.call("echo", {}, b"x" * 2000)
     assert child.call("echo", {}).content == b""

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from slimtts.errors import InvalidInputError
 from slimtts.evaluation.protocols import SHARED
 from slimtts.evaluation.word_errors import WordErrors
 from slimtts.results import EvaluationReport, PrunePlan, SystemResult
 from slimtts.workspace import Workspace
+from slimtts.yaml_files import read_yaml
 
 STUDENT = "student"  # of a run; variants of it are named student-...
 
@@ -76,13 +75,14 @@ def read_run(folder: Path, name: str = "", with_sentences: bool = True) -> Finis
         PrunePlan.read(workspace.pruned / "plan.json"),
         report,
         read_sentences(workspace.evaluation / "utterances.jsonl") if with_sentences else {},
-        flat_knobs(yaml.safe_load(workspace.params.read_text())) if workspace.params.is_file() else {},
+        flat_knobs(read_yaml(workspace.params) or {}) if workspace.params.is_file() else {},
     )
 
 
 def flat_knobs(params: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """{"prune_layers": {"keep_layers": 6}} -> {"prune_layers.keep_layers": "6"}."""
-    return {f"{section}.{knob}": _plain(value) for section, part in params.items() for knob, value in part.items()}
+    sections = {section: part for section, part in params.items() if isinstance(part, Mapping)}
+    return {f"{section}.{knob}": _plain(value) for section, part in sections.items() for knob, value in part.items()}
 
 
 def _plain(value: Any) -> str:

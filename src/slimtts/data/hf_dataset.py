@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from slimtts.data.manifest import AudioEntry, audio_entry, audio_path
+from slimtts.data.parquet_manifest import MEMORY_LIMIT_BYTES, PARSERS
 from slimtts.data.sound_files import (
     MAX_CHANNELS,
     MAX_SAMPLES,
@@ -30,24 +31,22 @@ from slimtts.data.sound_files import (
 from slimtts.data.speech_source import FileRecording, Recording
 from slimtts.errors import InvalidInputError
 from slimtts.outside_files import check_expansion, check_regular, read_text
-from slimtts.sandbox import Answer, Refusal, Sandbox
+from slimtts.sandbox import Answer, Refusal, shared_sandbox
 
 STATE, SPLITS_FILE = "state.json", "dataset_dict.json"
 SPLIT_OF = {"train": "train", "validation": "selection", "test": "test"}
 ANYBODY = "unnamed"  # the voice of rows without a speaker
 NEXT = "write the dataset again with save_to_disk"
 SOUNDS = "{bytes, path}, {array, sampling_rate} or a path"
-MEMORY_LIMIT_BYTES = 2 << 30  # mapped files do not count
 
 
 class ArrowFiles:
-    """The Arrow files of a dataset, read by a child process of their own."""
+    """The Arrow files of a dataset, read by a child process."""
 
     def __init__(self, folder: Path, files: list[Path]) -> None:
         self.folder = folder
         self.size_bytes = sum(check_regular(path, str(path), "an Arrow file", NEXT) for path in files)
         self._files = [str(path) for path in files]
-        self._sandbox = Sandbox("slimtts.data.table_parsing", MEMORY_LIMIT_BYTES)
 
     def ask(self, function: str, **arguments: Any) -> Answer:
         """What a function of `slimtts.data.table_parsing` says of these files.
@@ -55,7 +54,7 @@ class ArrowFiles:
         Raises:
             Refusal: the bytes are bad.
         """
-        return self._sandbox.call(function, {"files": self._files, **arguments})
+        return shared_sandbox(PARSERS, MEMORY_LIMIT_BYTES).call(function, {"files": self._files, **arguments})
 
     def table(self, function: str, **arguments: Any) -> Answer:
         """As `ask`, where a refusal stops everything.

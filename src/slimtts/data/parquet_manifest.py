@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 
 from slimtts.data.manifest import AudioEntry, RowIds, audio_entry, check_codes, check_sound
 from slimtts.errors import InvalidInputError
 from slimtts.outside_files import check_expansion, check_regular
-from slimtts.sandbox import Answer, Refusal, Sandbox
+from slimtts.sandbox import Answer, Refusal, shared_sandbox
 
 REQUIRED = ("id", "text", "voice")
 NEXT = "write it again"
-MEMORY_LIMIT_BYTES = 2 << 30  # for the columns of one group of rows
+PARSERS = "slimtts.data.table_parsing"
+MEMORY_LIMIT_BYTES = 2 << 30  # for the columns of one group of rows; mapped files do not count
 
 
 def read_parquet_manifest(path: Path, num_codes: int) -> list[AudioEntry]:
@@ -32,28 +32,27 @@ def _entries(path: Path, num_codes: int) -> Iterator[AudioEntry]:
     size = check_regular(path, str(path), "a complete Parquet file", NEXT)
     known = [field.name for field in fields(AudioEntry)]
     ids = RowIds("row")
-    with closing(Sandbox("slimtts.data.table_parsing", MEMORY_LIMIT_BYTES)) as sandbox:
 
-        def answer(start: int, with_rows: bool) -> Answer:
-            arguments = {"path": str(path.absolute()), "start": start, "with_rows": with_rows}
-            try:
-                return sandbox.call("parquet_rows", arguments)
-            except Refusal as refusal:
-                raise InvalidInputError(str(path), refusal.observed, "a complete Parquet file", NEXT) from None
+    def answer(start: int, with_rows: bool) -> Answer:
+        arguments = {"path": str(path.absolute()), "start": start, "with_rows": with_rows}
+        try:
+            return shared_sandbox(PARSERS, MEMORY_LIMIT_BYTES).call("parquet_rows", arguments)
+        except Refusal as refusal:
+            raise InvalidInputError(str(path), refusal.observed, "a complete Parquet file", NEXT) from None
 
-        _check_columns(path, [str(name) for name in answer(0, with_rows=False).values["names"]], known)
-        number = unpacked_bytes = 0
-        while rows := (block := answer(number, with_rows=True)).values["rows"]:
-            unpacked_bytes += block.json_bytes
-            check_expansion(unpacked_bytes, size, str(path), NEXT)
-            for values in rows:
-                number += 1
-                where = f"{path.name} row {number}"
-                entry = audio_entry(values, where)
-                ids.add(entry.id, number, where)
-                if entry.codes is not None:
-                    check_codes(f"{where}, utterance '{entry.id}'", entry.codes, num_codes)
-                yield entry
+    _check_columns(path, [str(name) for name in answer(0, with_rows=False).values["names"]], known)
+    number = unpacked_bytes = 0
+    while rows := (block := answer(number, with_rows=True)).values["rows"]:
+        unpacked_bytes += block.json_bytes
+        check_expansion(unpacked_bytes, size, str(path), NEXT)
+        for values in rows:
+            number += 1
+            where = f"{path.name} row {number}"
+            entry = audio_entry(values, where)
+            ids.add(entry.id, number, where)
+            if entry.codes is not None:
+                check_codes(f"{where}, utterance '{entry.id}'", entry.codes, num_codes)
+            yield entry
 
 
 def _check_columns(path: Path, found: list[str], known: list[str]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,14 @@ import numpy as np
 
 from slimtts.data.sound_content import content_flaw
 from slimtts.errors import InvalidInputError
-from slimtts.sandbox import Answer, Refusal, Sandbox
+from slimtts.sandbox import Answer, Refusal, shared_sandbox
 
 MIN_AUDIO_S = 0.2  # shorter is a broken cut, not speech
 MAX_AUDIO_S = 600.0  # longer is a recording that nobody cut into sentences
 MIN_RATE_HZ, MAX_RATE_HZ = 8_000, 192_000  # telephone to studio
 MAX_CHANNELS = 2
 MAX_SAMPLES = 60_000_000  # of all channels: MAX_AUDIO_S in stereo at 48 kHz, 240 MB
+PARSERS = "slimtts.data.sound_decoding"
 SEGMENT_SLACK_S = 0.025  # manifests round; a segment may end this far past its file
 
 
@@ -50,12 +50,6 @@ class Segment:
     duration_s: float
 
 
-@cache
-def sound_sandbox() -> Sandbox:
-    """The child that decodes audio for this process."""
-    return Sandbox("slimtts.data.sound_decoding")
-
-
 def _describe(sound: Path | bytes, utterance_id: str) -> str:
     return f"utterance '{utterance_id}', {sound.name if isinstance(sound, Path) else 'audio in the data'}"
 
@@ -64,7 +58,7 @@ def header_facts(sounds: Sequence[Path]) -> list[dict[str, Any] | None]:
     """What the child says of each file's header, in one call; None where it has to be asked about that file alone."""
     paths = [str(path.absolute()) if _is_file(path) else None for path in sounds]
     try:
-        answer = sound_sandbox().call("sound_headers", {"paths": [path for path in paths if path is not None]})
+        answer = shared_sandbox(PARSERS).call("sound_headers", {"paths": [path for path in paths if path is not None]})
     except Refusal:  # one of them ends the child
         return [None] * len(paths)
     facts = iter(answer.values["headers"])
@@ -87,7 +81,7 @@ def _decoded(function: str, sound: Path | bytes, what: str, **arguments: Any) ->
     path, content = (str(sound.absolute()), b"") if isinstance(sound, Path) else (None, sound)
     limits = {"path": path, "max_samples": MAX_SAMPLES, "max_channels": MAX_CHANNELS}
     try:
-        return sound_sandbox().call(function, {**limits, **arguments}, content)
+        return shared_sandbox(PARSERS).call(function, {**limits, **arguments}, content)
     except Refusal as refusal:
         raise refused(refusal, what) from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,36 +18,48 @@ from slimtts.data.sound_content import content_flaw
 from slimtts.data.sound_decoding import header_of, sound_samples
 from slimtts.sandbox import Buffer, Refusal
 
-ROWS_AT_ONCE = 1024
+ROWS_AT_ONCE = 256
 COLUMNS = ("id", "text", "speaker", "audio")  # of a dataset
 
 
 def parquet_rows(arguments: dict[str, Any], _: bytes) -> tuple[dict[str, Any], Buffer]:
-    """The names of a file's columns and its next rows; none at its end. `start` 0 opens the file again."""
+    """Without `with_rows`, opens a file and names its columns; with it, the rows after `start`, none at the end."""
     global _opened
-    if _opened is None or arguments["start"] == 0:
-        file = parquet.ParquetFile(arguments["path"])
-        _opened = file.schema_arrow.names, file.iter_batches(ROWS_AT_ONCE, use_threads=False)
-    names, batches = _opened
+    path, start = arguments["path"], arguments["start"]
     if not arguments["with_rows"]:
-        return {"names": names}, b""
-    batch = next(batches, None)
-    return {"rows": [] if batch is None else [plain(row) for row in batch.to_pylist()]}, b""
+        file = parquet.ParquetFile(path)
+        _opened = _OpenedParquet(path, 0, file.iter_batches(ROWS_AT_ONCE, use_threads=False))
+        return {"names": file.schema_arrow.names}, b""
+    if _opened is None or (_opened.path, _opened.read) != (path, start):
+        raise Refusal(f"its reader was lost at row {start}")
+    batch = next(_opened.batches, None)
+    rows = [] if batch is None else [plain(row) for row in batch.to_pylist()]
+    _opened.read += len(rows)
+    return {"rows": rows}, b""
 
 
-_opened: tuple[list[str], Iterator[Any]] | None = None
+@dataclass
+class _OpenedParquet:
+    """A file whose rows are asked for one block after the other."""
+
+    path: str
+    read: int
+    batches: Iterator[Any]
+
+
+_opened: _OpenedParquet | None = None
 
 
 def dataset_facts(arguments: dict[str, Any], _: bytes) -> tuple[dict[str, Any], Buffer]:
     """Names of the columns and number of rows of Arrow streams, one after the other."""
-    table = _table(tuple(arguments["files"]))
+    table = _table(arguments)
     return {"names": table.column_names, "rows": table.num_rows}, b""
 
 
 def dataset_rows(arguments: dict[str, Any], _: bytes) -> tuple[dict[str, Any], Buffer]:
     """ROWS_AT_ONCE rows from `start` on: id, text and speaker as JSON values, what kind of sound they hold, and, with
     `with_headers`, `header_of` the files among it."""
-    table = _table(tuple(arguments["files"]))
+    table = _table(arguments)
     part = table.select([name for name in COLUMNS if name in table.column_names]).slice(
         arguments["start"], ROWS_AT_ONCE
     )
@@ -61,13 +74,13 @@ def dataset_rows(arguments: dict[str, Any], _: bytes) -> tuple[dict[str, Any], B
 
 def cell_header(arguments: dict[str, Any], _: bytes) -> tuple[dict[str, Any], Buffer]:
     """`sound_header` of the file in a row."""
-    audio = _table(tuple(arguments["files"]))["audio"][arguments["row"]]
+    audio = _table(arguments)["audio"][arguments["row"]]
     return header_of(io.BytesIO(audio["bytes"].as_py())), b""
 
 
 def cell_samples(arguments: dict[str, Any], _: bytes) -> tuple[dict[str, Any], Buffer]:
     """Mono float32 [N] of a row, as `sound_samples` gives them."""
-    audio = _table(tuple(arguments["files"]))["audio"][arguments["row"]]
+    audio = _table(arguments)["audio"][arguments["row"]]
     if _sound_kind(audio)["kind"] == "bytes":
         return sound_samples({**arguments, "path": None}, audio["bytes"].as_py())
     values = _array_of(arguments)
@@ -82,7 +95,7 @@ def cell_samples(arguments: dict[str, Any], _: bytes) -> tuple[dict[str, Any], B
 
 def cell_sha256(arguments: dict[str, Any], _: bytes) -> tuple[dict[str, Any], Buffer]:
     """Of a row's file; or of its samples, their type and their rate."""
-    audio = _table(tuple(arguments["files"]))["audio"][arguments["row"]]
+    audio = _table(arguments)["audio"][arguments["row"]]
     if _sound_kind(audio)["kind"] == "bytes":
         return {"sha256": hashlib.sha256(audio["bytes"].as_buffer()).hexdigest()}, b""
     samples = _array_of(arguments)
@@ -110,9 +123,14 @@ def plain(value: Any) -> Any:
     return {type(value).__name__: str(value)}
 
 
-@lru_cache(maxsize=1)
-def _table(files: tuple[str, ...]) -> Any:
-    """All Arrow streams as one table, mapped, with offsets and text checked."""
+def _table(arguments: dict[str, Any]) -> Any:
+    files = tuple(arguments["files"])
+    return _mapped(files, tuple(Path(path).stat().st_mtime_ns for path in files))
+
+
+@lru_cache(maxsize=4)
+def _mapped(files: tuple[str, ...], _stamps: tuple[int, ...]) -> Any:
+    """All Arrow streams as one table, not loaded, with its offsets checked."""
     tables = []
     for path in files:
         try:
@@ -125,7 +143,7 @@ def _table(files: tuple[str, ...]) -> Any:
 
 
 def _array_of(arguments: dict[str, Any]) -> np.ndarray:
-    values = _table(tuple(arguments["files"]))["audio"][arguments["row"]]["array"].values
+    values = _table(arguments)["audio"][arguments["row"]]["array"].values
     samples: np.ndarray = values.to_numpy(zero_copy_only=False)
     return samples
 
