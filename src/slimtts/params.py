@@ -7,9 +7,9 @@ the stage, and three shared ones: `teacher`, `decoding`, `recogniser`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from slimtts.errors import InvalidInputError
 from slimtts.redaction import without_login
@@ -66,7 +66,7 @@ class RecogniserParams(Section):
     """Who transcribes, and how transcripts are normalised before words are counted."""
 
     model: str
-    normalizer: Literal["basic", "seed_tts_eval", "seed_tts_eval_zh", "f5_tts"]
+    normalizer: Literal["basic", "seed_tts_eval", "seed_tts_eval_zh", "f5_tts", "whisper_en"]
     beam_size: PositiveInt
 
 
@@ -210,6 +210,13 @@ class Params(Section):
     register_model: RegisterModelParams
     storage: StorageParams
 
+    @model_validator(mode="after")
+    def _english_normalizer_for_english(self) -> Self:
+        language = self.evaluate_student.language
+        if self.recogniser.normalizer == "whisper_en" and language != "en":
+            raise ValueError(f"recogniser.normalizer = whisper_en with evaluate_student.language = {language}")
+        return self
+
 
 def _shortened(value: object) -> str:
     shown = repr(value)
@@ -235,10 +242,14 @@ def parse_params(values: dict[str, Any], origin: str) -> Params:
             else f"{where} is missing"
             if kind == "missing"
             else f"{where} = {_shortened(value)}"
-            for where, kind, value, _ in problems
+            if where
+            else message.removeprefix("Value error, ")
+            for where, kind, value, message in problems
         )
         allowed = "; ".join(
-            f"{where}: {message}" for where, kind, _, message in problems if kind not in ("extra_forbidden", "missing")
+            f"{where}: {message}" if where else "knobs that fit each other"
+            for where, kind, _, message in problems
+            if kind not in ("extra_forbidden", "missing")
         )
         raise InvalidInputError(
             origin, observed, allowed or "the keys of the shipped params.yaml", "correct the keys and run again"

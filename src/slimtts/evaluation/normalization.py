@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from slimtts.errors import MissingToolError
 
-Normalizer = Literal["basic", "seed_tts_eval", "seed_tts_eval_zh", "f5_tts"]
+Normalizer = Literal["basic", "seed_tts_eval", "seed_tts_eval_zh", "f5_tts", "whisper_en"]
 
 _APOSTROPHES = re.compile("[\u2018\u2019\u02bc]")
 _SEPARATORS = re.compile(r"\.{2,}|[-/\u2010-\u2015\u2044\u2212]")
@@ -41,8 +41,13 @@ def normalize(text: str, normalizer: Normalizer) -> str:
     deleted ("well-known" = "wellknown"), two spaces become one in a single pass, lower case.
     `seed_tts_eval_zh`: its Chinese one: the same, but case stays. `f5_tts`: of F5-TTS's LibriSpeech-PC: as the
     English one, and ' is deleted too ("don't" = "dont").
-    None spells out numbers, and Chinese without spaces counts as one word: count its characters.
+    `whisper_en`: the English one of Whisper's paper (arXiv 2212.04356, appendix C) as transformers has it, without its
+    table of British spellings: numbers in digits, contractions and titles written out; fillers and what is between
+    brackets vanish.
+    No other spells out numbers, and Chinese without spaces counts as one word: count its characters.
     """
+    if normalizer == "whisper_en":
+        return str(_whisper_english()(text)).strip()
     if normalizer != "basic":
         deleted = _F5_TTS_DELETED if normalizer == "f5_tts" else _SEED_TTS_EVAL_DELETED
         kept = text.translate(deleted).replace("  ", " ")
@@ -67,6 +72,13 @@ def simplified(text: str) -> str:
     """
     converted: str = _to_simplified().convert(text)
     return converted
+
+
+@cache
+def _whisper_english() -> Any:
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
+    return EnglishTextNormalizer({})
 
 
 @cache

@@ -61,6 +61,11 @@ def count_word_errors(reference: str, hypothesis: str, normalizer: Normalizer, m
     reference, hypothesis = normalize(reference, normalizer), normalize(hypothesis, normalizer)
     if metric == "CER":
         reference, hypothesis = (" ".join("".join(text.split())) for text in (reference, hypothesis))
+    return align_words(reference, hypothesis)
+
+
+def align_words(reference: str, hypothesis: str) -> WordErrors:
+    """Counts between two normalised texts."""
     expected, heard = len(reference.split()), len(hypothesis.split())
     if expected == 0 or heard == 0:
         return WordErrors(hits=0, substitutions=0, deletions=expected, insertions=heard)

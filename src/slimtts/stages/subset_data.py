@@ -23,7 +23,7 @@ from slimtts.progress import progress_bar
 from slimtts.quantization.placement import place_for_speech
 from slimtts.results import SplitSummary, SubsetReport
 from slimtts.stages.score_layers import open_recognizer, transcriber
-from slimtts.stages.teacher_speech import Demands, keep_best, lines_to_speak, progress_folder, speak_lines
+from slimtts.stages.teacher_speech import Demands, keep_best, lines_to_speak, misread, progress_folder, speak_lines
 from slimtts.storage import atomic_path
 from slimtts.teachers.base import Teacher
 from slimtts.teachers.loading import load_teacher
@@ -32,6 +32,7 @@ from slimtts.workspace import Workspace
 logger = logging.getLogger(__name__)
 
 BUNDLED = "bundled"
+EXAMPLES = 3  # of dropped texts in the log
 MIN_SPEECH_S = 0.4  # less holds no sentence
 
 
@@ -156,6 +157,9 @@ def speak(
         takes = speak_lines(teacher, lines, params, transcribe, MIN_SPEECH_S, folder, lambda n: bar.update(n))
     demands = Demands(knobs.max_take_wer, MIN_SPEECH_S * teacher.codec.frame_rate_hz)
     spoken, dropped = keep_best(lines, takes, demands, teacher.codec.frame_rate_hz)
+    logger.info("%d of %d texts are kept as the teacher spoke them; dropped %s", len(spoken), len(lines), dict(dropped))
+    for text, heard in misread(lines, takes, demands, most=EXAMPLES):
+        logger.info("dropped for word errors: %r was heard as %r", text, heard)
     if not spoken:
         raise InvalidInputError(
             "subset_data.speech",

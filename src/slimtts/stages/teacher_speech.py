@@ -19,7 +19,8 @@ from slimtts.data.splits import Candidate, seeded_rank
 from slimtts.data.texts import text_key
 from slimtts.decoding.generation import generate
 from slimtts.errors import InvalidInputError
-from slimtts.evaluation.word_errors import count_word_errors
+from slimtts.evaluation.spoken_forms import count_spoken_errors
+from slimtts.evaluation.word_errors import count_word_errors, metric_of
 from slimtts.params import DecodingParams, Params
 from slimtts.scoring.wli import Transcribe
 from slimtts.shared_work import make_items
@@ -27,6 +28,7 @@ from slimtts.storage import remove
 from slimtts.teachers.base import Prompt, Teacher
 
 LINES_A_GROUP = 128
+TAKES_FORMAT = 2  # of kept takes; 1 counted "50" for fifty as an error
 LONGEST_ID = 120  # as slimtts.data.manifest reads them
 
 
@@ -108,6 +110,16 @@ def take_decodings(params: Params, group: int) -> list[DecodingParams]:
     return decodings
 
 
+def take_wer(text: str, transcript: str, params: Params) -> float:
+    """Of one take; in English, errors count only when both conventions see them: as scored, and as spoken.
+
+    Scored alone, perfect readings would be lost to how the recogniser writes: "50" for fifty, "Mr." for mister.
+    """
+    language = params.evaluate_student.language
+    wer = count_word_errors(text, transcript, params.recogniser.normalizer, metric_of(language)).wer
+    return min(wer, count_spoken_errors(text, transcript).wer) if wer and language == "en" else wer
+
+
 def speak_takes(
     teacher: Teacher, lines: Sequence[Line], params: Params, transcribe: Transcribe, group: int, perfect: Demands
 ) -> list[list[Take]]:
@@ -121,7 +133,7 @@ def speak_takes(
         spoken = generate(teacher.model, teacher.layout, ids, decoding)
         transcripts = transcribe([teacher.audio(s.codes) for s in spoken])
         for i, made, transcript in zip(wanting, spoken, transcripts, strict=True):
-            wer = count_word_errors(lines[i].text, transcript, params.recogniser.normalizer).wer
+            wer = take_wer(lines[i].text, transcript, params)
             takes[i].append(Take(made.codes, made.ended, transcript, wer))
     return takes
 
@@ -173,6 +185,18 @@ def keep_best(
     return kept, dropped
 
 
+def misread(
+    lines: Sequence[Line], takes: Sequence[Sequence[Take]], demands: Demands, most: int
+) -> list[tuple[str, str]]:
+    """Texts that were lost to word errors, each with what was heard of its best take; at most `most`."""
+    pairs = []
+    for line, made in zip(lines, takes, strict=True):
+        best = min(made, key=lambda take: (demands.flaw(take) is not None, take.wer))
+        if demands.flaw(best) == "spoken_with_errors":
+            pairs.append((line.text, best.transcript))
+    return pairs[:most]
+
+
 def spoken_id(recorded_id: str) -> str:
     """Id of the teacher's version."""
     return f"{recorded_id}-spoken"
@@ -183,7 +207,7 @@ def progress_folder(root: Path, lines: Sequence[Line], params: Params, teacher: 
     knobs = params.subset_data
     parts = (
         lines, knobs.teacher_takes, knobs.teacher_temperature, knobs.seed, params.decoding, params.recogniser,
-        recognizer, teacher.weights_sha256, LINES_A_GROUP,
+        recognizer, params.evaluate_student.language, teacher.weights_sha256, LINES_A_GROUP, TAKES_FORMAT,
     )  # fmt: skip
     mark = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
     for other in root.glob("*"):

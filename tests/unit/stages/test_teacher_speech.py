@@ -349,3 +349,31 @@ def test_the_teachers_speech_can_be_trained_on(small, tmp_path):
     curve = [json.loads(line)["loss"] for line in (tmp_path / "training" / "curves.jsonl").read_text().splitlines()]
     assert report.steps == 12
     assert np.mean(curve[-3:]) < np.mean(curve[:3])
+
+
+def in_language(language):
+    shipped = params()
+    return shipped.model_copy(
+        update={"evaluate_student": shipped.evaluate_student.model_copy(update={"language": language})}
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "heard", "language", "wer"),
+    [
+        ("Mr. Brown paid fifty dollars.", "Mister Brown paid $50.", "en", 0.0),
+        ("Mister Brown paid fifty dollars.", "Mr. Brown paid 50 dollars.", "en", 0.0),
+        ("he left", "um, he left", "en", 0.5),
+        ("Er zahlt fünfzig", "Er zahlt 50", "de", 1 / 3),
+        ("今天很好", "今天很坏", "zh", 0.25),  # characters where words are not written apart
+    ],
+)
+def test_a_perfect_reading_is_not_lost_to_how_the_recogniser_writes(text, heard, language, wer):
+    assert teacher_speech.take_wer(text, heard, in_language(language)) == pytest.approx(wer)
+
+
+def test_what_was_lost_to_word_errors_is_shown():
+    heard = Take((1,) * 6, True, "wrong", 0.75)
+    rows = [[heard], [take(0.0)], [take(0.0, ended=False)]]
+    assert teacher_speech.misread(some_lines(3), rows, DEMANDS, 5) == [(TEXT, "wrong")]
+    assert teacher_speech.misread(some_lines(3), [[heard]] * 3, DEMANDS, 2) == [(TEXT, "wrong")] * 2
