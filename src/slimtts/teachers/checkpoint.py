@@ -1,68 +1,206 @@
-"""Checkpoints of language models: safetensors only, complete, named by the hash of their weights, no code run."""
+"""Checkpoints of language models: the one door through which a folder becomes a model, and back.
+
+Safetensors only, complete, of the sizes that they state, finite, named by the hash of their weights, no code run.
+"""
 
 from __future__ import annotations
 
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from slimtts.errors import InvalidInputError
-from slimtts.storage import files_sha256
+from slimtts.model_files import LARGEST_TEXT_BYTES, WEIGHTS, hash_weights, model_files, stored_tensors, unchanged
+from slimtts.model_weights import EMBEDDING, HEAD, check_numbers, differs
+from slimtts.teachers.config_check import CONFIG, fitting_config
 from slimtts.teachers.eight_bits import check_quantization, expected_version
 
+__all__ = ["check_tokenizer_files", "hash_weights", "load_language_model", "load_tokenizer", "one_line",
+           "probe_logits", "save_language_model", "save_tokenizer"]  # fmt: skip
 
-def hash_weights(folder: Path) -> str:
-    """SHA-256 over the safetensors files of a checkpoint, in name order.
+PROBE_IDS = 8  # tokens of the pass that shows whether a model works at all
+TOKENIZER_CONFIG = "tokenizer_config.json"
+# Of the families' bodies. Others can be told to make any number of tokens.
+TOKENIZERS = {
+    None, "PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend", "GPT2Tokenizer", "GPT2TokenizerFast",
+    "LlamaTokenizer", "LlamaTokenizerFast", "Qwen2Tokenizer", "Qwen2TokenizerFast",
+}  # fmt: skip
+
+
+@contextmanager
+def one_line(what: str, allowed: str, next_step: str) -> Iterator[None]:
+    """Whatever a library raises about a stranger's file, as the one line that a person gets.
 
     Raises:
-        InvalidInputError: the folder holds no safetensors.
+        InvalidInputError: in place of it.
     """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise InvalidInputError(
-            f"checkpoint {folder}",
-            "no *.safetensors file",
-            "a folder written by save_pretrained",
-            "convert the weights to safetensors or correct the path",
-        )
-    return files_sha256(files)
+    try:
+        yield
+    except InvalidInputError:
+        raise
+    except BaseException as error:
+        # The parsers written in Rust end with a panic, which is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise InvalidInputError(what, reason, allowed, next_step) from None
 
 
 def load_language_model(folder: Path) -> Any:
     """A causal language model in fp32 and eval mode; strict: every tensor of the architecture must be there.
 
-    8-bit weights stay as they are stored.
+    8-bit weights stay as they are stored. Nothing of the model lies in the file any more: who writes there later does
+    not change it. A head that is stored beside the embedding is used, whatever config.json says of tying.
 
     Raises:
-        InvalidInputError: the checkpoint is truncated, incomplete, belongs to another architecture, or is quantised
-            in a way that `slimtts quantize` does not write.
+        InvalidInputError: the checkpoint is truncated, incomplete, of other sizes than it states, not finite, belongs
+            to another architecture, leaves its folder, changed while it was read, or is quantised in a way that
+            `slimtts quantize` does not write.
     """
-    hash_weights(folder)
-    check_quantization(folder)
-    try:
+    what, again = f"checkpoint {folder}", "copy or train the checkpoint again"
+    with one_line(what, "a complete safetensors checkpoint", again), unchanged(folder):
+        tensors = stored_tensors(folder)
+        is_quantised = check_quantization(folder)
+        config = fitting_config(folder, tensors, is_quantised)
+        check_numbers(folder, tensors)
+        if config.tie_word_embeddings and HEAD in tensors and differs(tensors, HEAD, EMBEDDING):
+            config.tie_word_embeddings = False  # surgery and save_pretrained go by it
         with expected_version():
             model, info = AutoModelForCausalLM.from_pretrained(
-                folder, dtype="float32", use_safetensors=True, output_loading_info=True, local_files_only=True,
-                trust_remote_code=False,
+                folder, config=config, dtype="float32", use_safetensors=True, output_loading_info=True,
+                local_files_only=True, trust_remote_code=False,
             )  # fmt: skip
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise InvalidInputError(
-            f"checkpoint {folder}",
-            str(error).splitlines()[0],
-            "a complete safetensors checkpoint",
-            "copy or train the checkpoint again",
-        ) from None
+        if is_quantised or any(tensor.dtype == "F32" for tensor in tensors.values()):
+            _take_from_file(model)
     wrong = sorted(map(str, [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]))
     if wrong:
         raise InvalidInputError(
-            f"checkpoint {folder}",
+            what,
             f"{len(wrong)} tensors missing or unexpected, first {wrong[0]}",
             "exactly the tensors of its config.json",
-            "copy or train the checkpoint again",
+            again,
         )
-    return model.eval()
+    model.eval()
+    with one_line(what, "a model that computes", again):
+        probe_logits(model, what)
+    return model
+
+
+def _take_from_file(model: nn.Module) -> None:
+    """Copies weights that are still the file's own pages, which a later writer would change."""
+    copies: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) not in copies:
+                copies[id(parameter)] = nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
+            setattr(module, name, copies[id(parameter)])
+
+
+@torch.inference_mode()
+def probe_logits(model: Any, what: str) -> torch.Tensor:
+    """Logits [1, T, V] of a few fixed tokens.
+
+    Raises:
+        InvalidInputError: not all of them are finite.
+    """
+    rows = model.get_input_embeddings().num_embeddings
+    ids = torch.arange(PROBE_IDS, device=model.device)[None] * 7919 % rows
+    logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits
+    if not torch.isfinite(logits).all():
+        raise InvalidInputError(
+            what, "logits that are not finite", "a finite logit for every token", "use another copy of the model"
+        )
+    return logits
+
+
+def save_language_model(model: Any, folder: Path) -> None:
+    """Writes a standard checkpoint, all that is not 8 bit in fp16, and proves that it opens as the same model.
+
+    `model` is on the CPU and in fp16 afterwards. config.json states the rotary embedding in the keys of transformers 5
+    and of 4.57, each of which passes over the other's.
+
+    Raises:
+        InvalidInputError: a weight is beyond fp16's range, or what was written does not open as it should.
+    """
+    model.to("cpu")
+    for name, tensor in model.state_dict().items():
+        is_plain = type(tensor) is torch.Tensor and tensor.is_floating_point()
+        if is_plain and not torch.isfinite(tensor.half()).all():
+            raise InvalidInputError(
+                f"tensor {name}", f"values up to {float(tensor.abs().max()):.3g}", "at most 65504, as fp16 can hold",
+                "train with a lower learning rate",
+            )  # fmt: skip
+    model.half().save_pretrained(folder)
+    path = folder / CONFIG
+    path.write_text(json.dumps(for_all_readers(json.loads(path.read_text())), indent=2, sort_keys=True) + "\n")
+    again = load_language_model(folder)
+    if not getattr(model, "hf_quantizer", None):
+        check_same_logits(again, model.float(), f"checkpoint {folder}")
+        model.half()
+
+
+def check_same_logits(model: Any, expected: Any, what: str) -> None:
+    """Refuses a model that does not say exactly what another one says.
+
+    Raises:
+        InvalidInputError: their logits differ.
+    """
+    observed, wanted = probe_logits(model, what), probe_logits(expected, what)
+    if observed.shape != wanted.shape or not torch.equal(observed, wanted):
+        raise InvalidInputError(
+            what, "other logits than those of the model that it was made from", "the same model",
+            "report it: this must not happen",
+        )  # fmt: skip
+
+
+def for_all_readers(config: dict[str, Any]) -> dict[str, Any]:
+    """A config.json of transformers 5 with `rope_theta` and `rope_scaling` beside `rope_parameters`."""
+    rope = config.get("rope_parameters")
+    if not isinstance(rope, dict) or "rope_theta" not in rope:
+        return config
+    scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+    is_plain = scaling.get("rope_type", "default") == "default"
+    return config | {"rope_theta": rope["rope_theta"], "rope_scaling": None if is_plain else scaling}
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Writes a tokenizer under the class name that transformers 4.57 and 5 both know."""
+    tokenizer.save_pretrained(folder)
+    path = folder / TOKENIZER_CONFIG
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if values.get("tokenizer_class") == "TokenizersBackend":
+        values["tokenizer_class"] = "PreTrainedTokenizerFast"
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def check_tokenizer_files(folder: Path) -> None:
+    """Refuses files of a tokenizer that are too large, lie elsewhere, or ask for a class that no family has.
+
+    Raises:
+        InvalidInputError: names the file.
+    """
+    for path in model_files(folder):
+        if not path.match(WEIGHTS) and path.stat().st_size > LARGEST_TEXT_BYTES:
+            raise InvalidInputError(
+                f"tokenizer {path}", f"{path.stat().st_size} bytes", f"at most {LARGEST_TEXT_BYTES}", "copy it again"
+            )
+    path = folder / TOKENIZER_CONFIG
+    if not path.is_file():
+        return
+    values = json.loads(path.read_text(encoding="utf-8"))
+    asked = values.get("tokenizer_class") if isinstance(values, dict) else "a file that is no JSON object"
+    if asked not in TOKENIZERS:
+        raise InvalidInputError(
+            f"tokenizer {folder}", f"tokenizer_class {str(asked)[:60]}",
+            f"one of {', '.join(sorted(filter(None, TOKENIZERS)))}", "copy the tokenizer again, from its makers",
+        )  # fmt: skip
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -71,15 +209,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     Raises:
         InvalidInputError: the files are missing or damaged, or want code to be run.
     """
-    try:
+    what, allowed = f"tokenizer {folder}", "the tokenizer files of a checkpoint, without code"
+    with one_line(what, allowed, "copy the checkpoint again"), unchanged(folder), warnings.catch_warnings():
+        check_tokenizer_files(folder)
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InvalidInputError(
-            f"tokenizer {folder}",
-            (str(error).strip() or type(error).__name__).splitlines()[0],
-            "the tokenizer files of a checkpoint, without code",
-            "copy the checkpoint again",
-        ) from None
     return tokenizer

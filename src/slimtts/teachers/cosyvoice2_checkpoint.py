@@ -19,11 +19,12 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase, Qwen2Config
 
 from slimtts.errors import InvalidInputError
+from slimtts.model_files import LICENSE_FILES
 from slimtts.storage import atomic_path
 from slimtts.teachers.checkpoint import hash_weights, load_tokenizer
 from slimtts.teachers.cosyvoice2_model import PROMPT_ROWS, ROWS_AFTER_CODES, CosyVoice2Config, CosyVoice2ForCausalLM
 from slimtts.teachers.model_folder import copy_license
-from slimtts.teachers.sources import LICENSE_FILES, resolve_checkpoint
+from slimtts.teachers.sources import resolve_checkpoint
 
 LLM, QWEN = "llm.pt", "CosyVoice-BlankEN"
 HUB_FILES = (LLM, f"{QWEN}/*.json", f"{QWEN}/*.txt", *LICENSE_FILES)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from slimtts.errors import InvalidInputError
+from slimtts.model_files import LICENSE_FILES, copy_files
 from slimtts.params import FamilyName, TeacherParams
 from slimtts.results import ModelOrigin
-from slimtts.teachers.sources import LICENSE_FILES
 
 if TYPE_CHECKING:
     from slimtts.teachers.base import Teacher
@@ -43,8 +42,7 @@ def full_path(source: str) -> str:
 
 def copy_license(source: Path, out: Path) -> None:
     """Copies the files in which a model's makers state its licence, where there are some."""
-    for path in sorted({path for pattern in LICENSE_FILES for path in source.glob(pattern) if path.is_file()}):
-        shutil.copyfile(path, out / path.name)
+    copy_files(source, out, LICENSE_FILES)
 
 
 def read_origin(folder: Path) -> ModelOrigin | None:

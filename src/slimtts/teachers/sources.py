@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slimtts.errors import InvalidInputError
+from slimtts.model_files import SAFE_FILES
 
-LICENSE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*")
-# Configuration, weights, tokenizer and licence; never pickled weights, never code.
-SAFE_FILES = ("*.json", "*.jinja", "*.safetensors", "*.txt", "*.model", *LICENSE_FILES)
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 FIND_COMMIT = "copy the full commit from the history of the model's page on the hub"
