@@ -134,8 +134,7 @@ def weight_files(folder: Path) -> list[Path]:
     files = model_files(folder, (WEIGHTS,))
     if files:
         return files
-    if (folder / ADAPTER).is_file():
-        raise _adapter(folder)
+    refuse_adapter(folder)
     raise _refused(
         folder, "no *.safetensors file", "a folder written by save_pretrained",
         "convert the weights to safetensors or correct the path",
@@ -165,12 +164,19 @@ def hash_model(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _adapter(folder: Path) -> InvalidInputError:
+def refuse_adapter(folder: Path) -> None:
+    """Refuses a folder with an adapter, alone or beside a model: transformers would load both, or fetch its base.
+
+    Raises:
+        InvalidInputError: names the base.
+    """
+    if not (folder / ADAPTER).is_file():
+        return
     try:
         base = json.loads((folder / ADAPTER).read_bytes()).get("base_model_name_or_path")
     except (OSError, ValueError, AttributeError, RecursionError):
         base = None
-    return _refused(
+    raise _refused(
         folder, f"an adapter of {str(base)[:80] if base else 'another model'}, which is no model by itself",
         "a whole model, without adapter_config.json",
         "merge it into its base (merge_and_unload of peft) and save that",
@@ -205,8 +211,7 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
             anything but the *.safetensors files here, or says another thing of their tensors than they do.
     """
     files = weight_files(folder)
-    if (folder / ADAPTER).is_file():
-        raise _adapter(folder)
+    refuse_adapter(folder)
     tensors: dict[str, StoredTensor] = {}
     for path in files:
         for name, tensor in _header(path).items():

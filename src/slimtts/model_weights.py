@@ -69,6 +69,16 @@ def _largest_magnitudes(file: Path) -> dict[str, float]:
     return largest
 
 
+def check_finite(what: str, values: torch.Tensor) -> None:
+    """Refuses numbers that only a broken model makes; otherwise NaN is taken for the likeliest code, or for 0.
+
+    Raises:
+        InvalidInputError: not all of them are finite.
+    """
+    if not bool(torch.isfinite(values).all()):
+        raise InvalidInputError(what, "not finite", "finite numbers", "use another copy of the model")
+
+
 def differs(tensors: Mapping[str, StoredTensor], one: str, other: str) -> bool:
     """Whether two stored tensors hold other numbers."""
     if tensors[one].shape != tensors[other].shape:

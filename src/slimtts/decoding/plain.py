@@ -16,6 +16,7 @@ from slimtts.decoding import ras
 from slimtts.decoding.heads import spoken_bias, spoken_head
 from slimtts.decoding.row_slots import Mix
 from slimtts.decoding.sampling import codes_met, penalized, sample, uniforms_of
+from slimtts.model_weights import check_finite
 from slimtts.params import DecodingParams
 from slimtts.teachers.base import SpeechTokenLayout
 
@@ -86,6 +87,7 @@ def plain_steps(
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
             ).last_hidden_state[:, -1]
             logits = torch.nn.functional.linear(hidden, head, bias).float()
+            check_finite("logits of the model", logits)
             if mix is not None:
                 logits = mix(logits)
             first, second = uniforms[:, :, step].to(device)

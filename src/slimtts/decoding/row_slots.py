@@ -19,6 +19,7 @@ from slimtts.decoding import ras
 from slimtts.decoding.cuda_graphs import StepGraphs
 from slimtts.decoding.lean_model import LeanModel, StaticCache
 from slimtts.decoding.sampling import codes_met, penalized, sample, uniforms_of
+from slimtts.model_weights import check_finite
 from slimtts.params import DecodingParams
 from slimtts.teachers.base import SpeechTokenLayout
 
@@ -181,6 +182,8 @@ class RowSlots:
             passed = [rows if some else None for rows, some in zip(self._passed, self._skipped, strict=True)]
         hidden = self._lean.step(self._ids, self._positions, self._cache, width, level, passed)
         logits = self._lean.logits(hidden)
+        if not self.ahead:  # a recorded step cannot ask; models for CUDA are asked where they are placed there
+            check_finite("logits of the model", logits)
         if self._mix is not None:
             logits = self._mix(logits)
         if decoding.repetition_penalty > 1:

@@ -139,7 +139,9 @@ def _backward(
                 f"training {job.name}, step {step}",
                 f"loss {values[0]}",
                 "a finite loss",
-                "lower distill_student.learning_rate; the last checkpoint is kept",
+                "lower distill_student.learning_rate; the last checkpoint is kept"
+                if step
+                else "check the model and the data: no step was taken yet, so it is not the learning rate",
             )
         for name, value in zip(("loss", *terms), values, strict=True):
             totals[name] = totals.get(name, 0.0) + value

@@ -25,7 +25,7 @@ from slimtts.data.batching import token_budget_batches
 from slimtts.data.token_corpus import TokenCorpus, load_token_corpus
 from slimtts.storage import atomic_path
 from slimtts.teachers.base import SpeechTokenLayout
-from slimtts.teachers.checkpoint import load_tokenizer
+from slimtts.teachers.checkpoint import load_tokenizer, save_language_model, save_tokenizer
 from slimtts.teachers.llasa import prompt_ids, speech_layout
 
 IGNORED = -100
@@ -334,6 +334,6 @@ def train_language_model(
             save_checkpoint(out / "checkpoints", step + 1, fingerprint, {"trainer": trainer}, optimizers, {})
     trainer.eval()
     with atomic_path(out / "model") as tmp:
-        model.half().save_pretrained(tmp)
-        tokenizer.save_pretrained(tmp)
+        save_language_model(model, tmp)
+        save_tokenizer(tokenizer, tmp)
     return model.float()

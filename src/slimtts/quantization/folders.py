@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 import torch
 
 from slimtts.errors import InvalidInputError
+from slimtts.model_files import SAFE_FILES, copy_files
 from slimtts.quantization.sparsity import make_sparse
 from slimtts.quantization.variants import Variant, variant_of
 from slimtts.storage import atomic_path
-from slimtts.teachers.checkpoint import load_language_model
+from slimtts.teachers.checkpoint import load_language_model, save_language_model
 from slimtts.teachers.eight_bits import check_quantization, torchao_config
-from slimtts.teachers.sources import SAFE_FILES
 
 OF_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json")
 
@@ -66,9 +65,5 @@ def write_variant(
     apply_variant(model, variant, norms)
     with atomic_path(out) as folder:
         folder.mkdir()
-        weights = {path for pattern in OF_WEIGHTS for path in source.glob(pattern)}
-        for file in sorted({path for pattern in SAFE_FILES for path in source.glob(pattern)} - weights):
-            if file.is_file():
-                shutil.copyfile(file, folder / file.name)
-        model.half().save_pretrained(folder)
-        load_language_model(folder)
+        copy_files(source, folder, SAFE_FILES, but=OF_WEIGHTS)
+        save_language_model(model, folder)

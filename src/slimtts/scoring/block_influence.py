@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from slimtts.decoding.teacher_forcing import ForcedBatch
+from slimtts.model_weights import check_finite
 
 
 class CosineMeter:
@@ -60,4 +61,5 @@ def block_influence(model: Any, batches: Sequence[ForcedBatch]) -> list[float]:
     with CosineMeter(model) as meter:
         for batch in batches:
             meter.observe(model, batch)
+    check_finite("what the layers compute", meter.sums)
     return meter.influence

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from slimtts.decoding.generation import spoken_bias, spoken_head
 from slimtts.decoding.teacher_forcing import ForcedBatch, hidden_states
+from slimtts.model_weights import check_finite
 from slimtts.teachers.base import SpeechTokenLayout
 
 Layers = tuple[int, ...]
@@ -120,7 +121,9 @@ def _head(model: Any, layout: SpeechTokenLayout) -> tuple[torch.Tensor, torch.Te
 def _divergence(hidden: torch.Tensor, expected: ExpectedSpeech, head: torch.Tensor, bias: torch.Tensor | None) -> float:
     normalizers = torch.cat([F.linear(chunk, head, bias).logsumexp(-1) for chunk in _in_chunks(hidden)])
     varying = normalizers.double() - torch.linalg.vecdot(expected.mean_row, hidden).double()
-    return max(0.0, expected.constant + float(varying.sum()))  # equal distributions may differ by a rounding
+    divergence = expected.constant + varying.sum()
+    check_finite("what the model says without some layers", divergence)
+    return max(0.0, float(divergence))  # equal distributions may differ by a rounding
 
 
 def _in_chunks(hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -41,7 +41,7 @@ from slimtts.results import DistillReport, PrunePlan, SubsetReport
 from slimtts.stages.voices import read_split
 from slimtts.storage import atomic_path, remove
 from slimtts.teachers.base import Prompt, Teacher
-from slimtts.teachers.checkpoint import hash_weights, load_language_model
+from slimtts.teachers.checkpoint import hash_weights, load_language_model, save_language_model, save_tokenizer
 from slimtts.teachers.loading import load_teacher
 from slimtts.teachers.model_folder import ORIGIN, copy_license, origin_of
 from slimtts.workspace import Workspace
@@ -71,8 +71,8 @@ def save_model(model: Any, teacher: Teacher, out: Path, retained: Sequence[int] 
 
     `retained` are the teacher's layers that `model` holds, where that is known.
     """
-    model.to("cpu").half().save_pretrained(out)
-    teacher.tokenizer.save_pretrained(out)
+    save_language_model(model, out)
+    save_tokenizer(teacher.tokenizer, out)
     origin_of(teacher, retained).write(out / ORIGIN)
     copy_license(teacher.folder, out)
 

@@ -21,7 +21,7 @@ from slimtts.stages.score_layers import forced_batches
 from slimtts.stages.voices import SpeakingTask, read_split
 from slimtts.storage import atomic_path
 from slimtts.teachers.base import Prompt, Teacher
-from slimtts.teachers.checkpoint import load_language_model
+from slimtts.teachers.checkpoint import save_language_model, save_tokenizer
 from slimtts.teachers.loading import load_teacher
 from slimtts.workspace import Workspace
 
@@ -107,9 +107,8 @@ def prune_layers(params: Params, workspace: Workspace) -> PrunePlan:
     )
     with atomic_path(workspace.pruned) as out:
         out.mkdir()
-        student.half().save_pretrained(out / "model")
-        teacher.tokenizer.save_pretrained(out / "model")
-        load_language_model(out / "model")
+        save_language_model(student, out / "model")
+        save_tokenizer(teacher.tokenizer, out / "model")
         plan.write(out / "plan.json")
     logger.info(decision(plan))
     return plan

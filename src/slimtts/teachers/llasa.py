@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedTokenizerBase
 
+from slimtts.bounded_call import bounded_call
 from slimtts.codec.base import SpeechCodec
 from slimtts.codec.xcodec2 import Xcodec2Codec
+from slimtts.errors import InvalidInputError
 from slimtts.teachers.base import Family, Prompt, SpeechTokenLayout, check_text, layout_from_vocabulary
 from slimtts.teachers.sources import resolve_codec
 
@@ -23,6 +26,9 @@ SPEECH_START, SPEECH_END = "<|SPEECH_GENERATION_START|>", "<|SPEECH_GENERATION_E
 # The Llama-3.2 template prints today's date unless it is told one: a moving prompt would move every number.
 PINNED_DATE = "26 Jul 2024"
 CODEC = "HKUSTAudio/xcodec2-hf"
+SENTINELS = ("so it is.", 'WAS 1 {{ x }} <b>? "a" \\n')  # two texts that a template must treat alike
+# tokenizer -> its template, and what that puts around a text.
+_FRAMES: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[str, tuple[str, str]]] = WeakKeyDictionary()
 
 
 def speech_layout(tokenizer: PreTrainedTokenizerBase, num_codes: int) -> SpeechTokenLayout:
@@ -32,6 +38,12 @@ def speech_layout(tokenizer: PreTrainedTokenizerBase, num_codes: int) -> SpeechT
         InvalidInputError: a marker is missing, or the speech tokens are not one block of `num_codes` ids.
     """
     codes = [f"<|s_{code}|>" for code in range(num_codes)]
+    beyond = f"<|s_{num_codes}|>"
+    if beyond in tokenizer.get_vocab():
+        raise InvalidInputError(
+            f"tokenizer {tokenizer.name_or_path}", f"a token {beyond}", f"{num_codes} codes, as the codec has",
+            "name the family and the codec of this checkpoint",
+        )  # fmt: skip
     return layout_from_vocabulary(tokenizer, "LLaSA", (TEXT_START, TEXT_END, SPEECH_START), SPEECH_END, codes)
 
 
@@ -59,13 +71,45 @@ def textless_prompt_ids(
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, spoken: str) -> list[int]:
+    before, after = _frame(tokenizer)
+    ids: list[int] = tokenizer.encode(f"{before}{spoken}{after}", add_special_tokens=False)
+    return ids
+
+
+def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """What the chat template puts before and after a text. It is run for two texts only, where it can do no harm.
+
+    Raises:
+        InvalidInputError: there is no template, it fails, never ends, or changes the text.
+    """
+    template = tokenizer.chat_template
+    if not isinstance(template, str):
+        raise InvalidInputError(
+            f"tokenizer {tokenizer.name_or_path}", "no chat template", "chat_template.jinja, or one in its settings",
+            "copy it from the checkpoint that this one was trained from",
+        )  # fmt: skip
+    known = _FRAMES.get(tokenizer)
+    if known is None or known[0] != template:
+        what = f"chat template of tokenizer {tokenizer.name_or_path}"
+        frames = bounded_call(what, lambda: [_around(tokenizer, text) for text in SENTINELS])
+        if frames[0] != frames[1]:
+            raise InvalidInputError(
+                what, "other words around another text", "a frame that stays", "copy it from the makers' checkpoint"
+            )
+        known = _FRAMES[tokenizer] = (template, (frames[0][0], frames[0][1]))
+    return known[1]
+
+
+def _around(tokenizer: PreTrainedTokenizerBase, spoken: str) -> list[str]:
     chat = [
         {"role": "user", "content": f"{INSTRUCTION}{TEXT_START}{spoken}{TEXT_END}"},
         {"role": "assistant", "content": SPEECH_START},
     ]
     rendered = tokenizer.apply_chat_template(chat, tokenize=False, continue_final_message=True, date_string=PINNED_DATE)
-    ids: list[int] = tokenizer.encode(rendered, add_special_tokens=False)
-    return ids
+    before, text, after = rendered.partition(f"{TEXT_START}{spoken}{TEXT_END}")
+    if not text:
+        raise ValueError("it does not hold the text between its markers")
+    return [before + TEXT_START, TEXT_END + after]
 
 
 class LlasaFamily(Family):

@@ -63,14 +63,18 @@ def read_origin(folder: Path) -> ModelOrigin | None:
 
 
 def params_of(folder: Path) -> TeacherParams:
-    """How to open a model's folder: as it says of itself, else as one of family nano.
+    """How to open a model's folder: as it says of itself, else as its files show.
 
     Raises:
-        InvalidInputError: as `read_origin`, or the codec's folder is gone.
+        InvalidInputError: as `read_origin`, nothing shows its family, or its codec is not there.
     """
     origin = read_origin(folder)
     if origin is None:
-        return TeacherParams(family="nano", source=str(folder))
+        from slimtts.teachers.detection import detect_family  # which reads slimtts.json by this file
+
+        family = detect_family(folder)
+        codec = str(folder) if family == "cosyvoice2" and (folder / "llm.pt").is_file() else ""
+        return TeacherParams.model_validate({"family": family, "source": str(folder), "codec": codec})
     if Path(origin.codec).is_absolute() and not Path(origin.codec).is_dir():
         raise InvalidInputError(
             str(folder / ORIGIN),

@@ -7,6 +7,7 @@ from slimtts.params import TeacherParams
 from slimtts.teachers import loading
 from slimtts.teachers.base import Prompt
 from slimtts.teachers.llasa import LlasaFamily
+from slimtts.testing.tiny import tiny_model
 
 MARKERS = [
     "<|TEXT_GENERATION_START|>", "<|TEXT_GENERATION_END|>", "<|TEXT_UNDERSTANDING_START|>",
@@ -68,18 +69,16 @@ def test_codes_that_are_not_one_block_are_refused(tokenizer_of, codec_of):
         LlasaFamily().layout(mixed, codec_of(4))
 
 
-def test_a_checkpoint_without_a_row_for_every_code_is_refused(monkeypatch, teacher, codec_of):
+def test_a_checkpoint_without_a_row_for_every_token_is_refused(monkeypatch, teacher, codec_of, tmp_path):
     monkeypatch.setattr(LlasaFamily, "load_codec", lambda *_: codec_of(16))
-    monkeypatch.setattr(LlasaFamily, "load_model", lambda *_: teacher.model)
     loaded = loading.load_teacher(TeacherParams(family="llasa", source=str(teacher.folder)))
     rows = len(loaded.tokenizer)
     assert loaded.model.get_input_embeddings().num_embeddings == rows
     assert loaded.training_hours == 250_000
-    import torch
-
-    monkeypatch.setattr(teacher.model, "get_input_embeddings", lambda: torch.nn.Embedding(rows - 1, 2))
-    with pytest.raises(InvalidInputError, match=f"{rows - 1} embedding rows; allowed: at least {rows}"):
-        loading.load_teacher(TeacherParams(family="llasa", source=str(teacher.folder)))
+    tiny_model(vocab_size=rows - 1).save_pretrained(tmp_path)
+    loaded.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(InvalidInputError, match=f"{rows - 1} embedding rows .*; allowed: at least {rows}"):
+        loading.load_teacher(TeacherParams(family="llasa", source=str(tmp_path)), with_model=False)
 
 
 def test_nothing_but_nano_is_bundled():

@@ -13,6 +13,7 @@ from slimtts.results import ModelOrigin
 from slimtts.stages.distill_student import save_model
 from slimtts.teachers import loading
 from slimtts.teachers.model_folder import FAMILY_NAMES, ORIGIN, params_of, read_origin
+from slimtts.teachers.nano import bundle_folder
 from slimtts.testing.families import write_teacher_folder
 
 NUM_CODES = 21
@@ -27,7 +28,8 @@ def student_of(tmp_path, monkeypatch):
     def make(family):
         codec = SimpleNamespace(num_codes=NUM_CODES, sample_rate_hz=16_000, frame_rate_hz=50.0)
         monkeypatch.setattr(loading.FAMILIES[family], "load_codec", lambda *_: codec)
-        folder = write_teacher_folder(family, tmp_path / "teacher", NUM_CODES)
+        # transformers adds a token to Qwen's tokenizer, which needs a row.
+        folder = write_teacher_folder(family, tmp_path / "teacher", NUM_CODES, padding_rows=1)
         (folder / "LICENSE").write_text("do as you like")
         (folder / "NOTICE.md").write_text("made by somebody")
         teacher = loading.load_teacher(TeacherParams(family=family, source="teacher", codec="codec"))
@@ -83,5 +85,18 @@ def test_a_codec_that_is_gone_is_named(student_of, tmp_path):
         params_of(tmp_path / "student")
 
 
-def test_a_folder_that_says_nothing_is_of_family_nano(tmp_path):
-    assert params_of(tmp_path) == TeacherParams(family="nano", source=str(tmp_path))
+def test_a_folder_that_says_nothing_is_refused(tmp_path):
+    with pytest.raises(InvalidInputError, match="tokens of no known family"):
+        params_of(tmp_path)
+
+
+@pytest.mark.parametrize("family", ["llasa", "neutts", "orpheus", "cosyvoice2"])
+def test_a_folder_without_an_origin_is_what_its_files_show(tmp_path, family):
+    folder = write_teacher_folder(family, tmp_path / "teacher", NUM_CODES)
+    codec = str(folder) if family == "cosyvoice2" else ""
+    assert params_of(folder) == TeacherParams(family=family, source=str(folder), codec=codec)
+
+
+def test_the_bundled_teachers_folder_is_of_family_nano():
+    folder = bundle_folder() / "teacher"
+    assert params_of(folder) == TeacherParams(family="nano", source=str(folder))

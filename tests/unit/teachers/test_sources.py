@@ -8,9 +8,9 @@ import pytest
 from huggingface_hub import constants
 
 from slimtts.errors import InvalidInputError
+from slimtts.model_files import SAFE_FILES
 from slimtts.params import TeacherParams
 from slimtts.teachers import loading
-from slimtts.model_files import SAFE_FILES
 from slimtts.teachers.sources import resolve_checkpoint, resolve_codec
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
