@@ -24,6 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from slimtts.errors import InvalidInputError, SlimttsError
+from slimtts.model_files import stored_tensors
 from slimtts.process_guard import die_with_parent
 from slimtts.storage import atomic_path, files_sha256, folder_sha256
 from slimtts.yaml_files import parse_yaml
@@ -210,6 +211,7 @@ def check_student(folder: Path, sha256: str, what: str) -> None:
     found = files_sha256(sorted(folder.glob("*.safetensors")))
     if found != sha256:
         _refuse(f"{what}, weights", f"sha256 {found}", f"{sha256} as in its tag student_sha256")
+    stored_tensors(folder)  # what was hashed is all that an index may lead to
     for path in sorted(folder.glob("*config.json")):
         try:
             asks_for_code = "auto_map" in json.loads(path.read_text(encoding="utf-8"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -111,6 +112,23 @@ def check_tree(folder: Path) -> None:
                 path, f"a link out of the folder, to {path.resolve()}", "files that lie in the folder",
                 "put a copy of the file there, if you know what it is",
             )  # fmt: skip
+
+
+def check_archive(path: Path) -> None:
+    """Refuses a file of torch.save whose parts are packed: they could be a thousand times as large as it is.
+
+    Raises:
+        InvalidInputError: it states more bytes than it has. Whether it is an archive at all shows when it is opened.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            stated = sum(part.file_size for part in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, OSError) as error:
+        raise _refused(path, str(error), "a file of torch.save", "fetch it again") from None
+    if stated > path.stat().st_size:
+        raise _refused(path, f"{path.stat().st_size} bytes for {stated}", "a file of torch.save", "fetch it again")
 
 
 def copy_files(source: Path, out: Path, patterns: Sequence[str], but: Iterable[str] = ()) -> None:

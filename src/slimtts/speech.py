@@ -26,13 +26,15 @@ from slimtts.params import DecodingParams, TeacherParams
 from slimtts.quantization.placement import place_for_speech
 from slimtts.results import Voices
 from slimtts.teachers.base import Prompt, Teacher
+from slimtts.teachers.checkpoint import probe_logits
 from slimtts.teachers.loading import load_beside, load_teacher
-from slimtts.teachers.model_folder import VOICES, params_of
+from slimtts.teachers.model_folder import ORIGIN, VOICES, params_of
 
 MAX_PROMPT_S = 10.0
 MAX_SPEECH_S = 30.0
 MAX_NANO_SPEECH_S = 6.4  # its sentences have at most eight words; more only lets endless speech cost more time
 PROMPT_FRAMES = (36, 50)
+CODEC_AT_HAND = ("nano", "cosyvoice2")  # families whose codec lies in the package or in the model's own folder
 SENTENCE_END = re.compile(
     r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])"
 )  # the latter: full stop and marks of Chinese and Japanese
@@ -77,15 +79,22 @@ class Speaker:
     def load(cls, folder: Path | str | None = None) -> Speaker:
         """A teacher's or student's checkpoint folder; None is the bundled teacher.
 
-        The family and codec are those of the folder's slimtts.json, else nano's; the voices those of its
-        voices.json, else, for nano's own codec, the bundled ones.
+        The family and codec are those of the folder's slimtts.json, else the family is what its files show; the voices
+        those of its voices.json, else, for nano's own codec, the bundled ones.
 
         Raises:
             InvalidInputError: the folder is no complete checkpoint of its family, or a file beside it is damaged.
         """
         params = TeacherParams(family="nano", source="bundled") if folder is None else params_of(Path(folder))
+        if folder is not None and params.family not in CODEC_AT_HAND and not (Path(folder) / ORIGIN).is_file():
+            raise InvalidInputError(
+                f"model {folder}", f"a model of family {params.family} without {ORIGIN}, which names its codec",
+                f"a student, or a teacher with {ORIGIN}",
+                f"make a student: slimtts compress --teacher {folder} --codec CODEC",
+            )  # fmt: skip
         model = load_teacher(params)
-        place_for_speech(model.model)
+        if place_for_speech(model.model).device.type == "cuda":
+            probe_logits(model.model, f"model {folder or 'bundled'} in bf16")
         if folder is not None and (Path(folder) / VOICES).is_file():
             voices = read_voices(Path(folder) / VOICES, model)
         else:

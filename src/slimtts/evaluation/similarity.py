@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 
 from slimtts.errors import InvalidInputError
 from slimtts.evaluation.waveforms import SAMPLE_RATE_HZ, is_silent, to_16_khz
-from slimtts.teachers.checkpoint import hash_weights
+from slimtts.model_files import hash_weights
+from slimtts.model_weights import check_weights
 from slimtts.teachers.sources import resolve_checkpoint
 
 EMBEDDING_SIZE = 256
@@ -97,6 +98,7 @@ class WavLmSimilarity:
         hub_id, _, commit = source.partition("@")
         folder = resolve_checkpoint(source if Path(source).is_dir() else hub_id, commit, "evaluate_student.similarity")
         mark = hash_weights(folder)
+        check_weights(folder)
         try:
             model, info = WavLMForXVector.from_pretrained(
                 folder, dtype="float32", use_safetensors=True, output_loading_info=True, local_files_only=True

@@ -177,12 +177,14 @@ def for_all_readers(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Writes a tokenizer under the class name that transformers 4.57 and 5 both know."""
+    """Writes a tokenizer in the words that transformers 4.57 and 5 both know."""
     tokenizer.save_pretrained(folder)
     path = folder / TOKENIZER_CONFIG
     values = json.loads(path.read_text(encoding="utf-8"))
     if values.get("tokenizer_class") == "TokenizersBackend":
         values["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(values.get("extra_special_tokens"), list):  # 4.57 wants names for these, 5 reads both
+        values["additional_special_tokens"] = values.pop("extra_special_tokens")
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

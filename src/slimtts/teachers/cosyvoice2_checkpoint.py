@@ -19,16 +19,21 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase, Qwen2Config
 
 from slimtts.errors import InvalidInputError
-from slimtts.model_files import LICENSE_FILES
+from slimtts.model_files import LICENSE_FILES, check_archive, check_inside, check_tree, read_object, weight_files
+from slimtts.model_weights import check_weights
 from slimtts.storage import atomic_path
-from slimtts.teachers.checkpoint import hash_weights, load_tokenizer
+from slimtts.teachers.checkpoint import load_tokenizer, one_line, save_tokenizer
 from slimtts.teachers.cosyvoice2_model import PROMPT_ROWS, ROWS_AFTER_CODES, CosyVoice2Config, CosyVoice2ForCausalLM
+from slimtts.teachers.detection import COSYVOICE_QWEN, COSYVOICE_RECIPES, COSYVOICE_WEIGHTS, shown_families
 from slimtts.teachers.model_folder import copy_license
 from slimtts.teachers.sources import resolve_checkpoint
 
-LLM, QWEN = "llm.pt", "CosyVoice-BlankEN"
-HUB_FILES = (LLM, f"{QWEN}/*.json", f"{QWEN}/*.txt", *LICENSE_FILES)
+LLM, QWEN = COSYVOICE_WEIGHTS, COSYVOICE_QWEN
+HUB_FILES = (LLM, *COSYVOICE_RECIPES, f"{QWEN}/*.json", f"{QWEN}/*.txt", *LICENSE_FILES)
 BODY = "llm.model."
+SIGNS_OF_OTHERS = (("text_encoder.", "CosyVoice 1"),)  # starts of tensors that only a relative has
+ROWS_OF_3 = 6761  # of CosyVoice 3's speech_embedding: 6,561 codes and 200 more
+MOST_SHARING = 2  # tensors may lie over each other, as a tied head and its embedding do
 TEXT, TEXT_HEAD = "llm.model.model.embed_tokens.weight", "llm.model.lm_head.weight"
 PROMPT, SPEECH, HEAD = "llm_embedding.weight", "speech_embedding.weight", "llm_decoder."
 LAYERS = "llm.model.model.layers."
@@ -52,7 +57,8 @@ def read_llm_pt(folder: Path) -> dict[str, torch.Tensor]:
     Raises:
         InvalidInputError: missing, truncated, more than tensors and numbers, or not of this model.
     """
-    path = folder / LLM
+    path = check_inside(folder, folder / LLM)
+    check_archive(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
@@ -61,7 +67,12 @@ def read_llm_pt(folder: Path) -> dict[str, torch.Tensor]:
     state = {k: v for k, v in content.items() if isinstance(v, torch.Tensor)} if isinstance(content, dict) else {}
     for name in (TEXT, PROMPT, SPEECH, HEAD + "weight", HEAD + "bias"):
         if name not in state:
-            raise _incomplete(path, f"no tensor {name}")
+            relative = next((of for sign, of in SIGNS_OF_OTHERS if any(key.startswith(sign) for key in state)), "")
+            if not relative and len(state.get(SPEECH, ())) == ROWS_OF_3:
+                relative = "CosyVoice 3"
+            raise _incomplete(path, f"{relative}, which is not supported" if relative else f"no tensor {name}")
+    if sum(tensor.nbytes for tensor in state.values()) > MOST_SHARING * path.stat().st_size:
+        raise _incomplete(path, f"{len(state)} tensors that are larger than the file")
     if len(state[PROMPT]) != PROMPT_ROWS or len(state[SPEECH]) != len(state[HEAD + "weight"]):
         sizes = {name: tuple(state[name].shape) for name in (PROMPT, SPEECH, HEAD + "weight")}
         raise _incomplete(path, sizes)
@@ -70,11 +81,7 @@ def read_llm_pt(folder: Path) -> dict[str, torch.Tensor]:
 
 def _qwen_config(folder: Path) -> dict[str, Any]:
     path = folder / QWEN / "config.json"
-    try:
-        values: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise _incomplete(path, str(error)) from None
-    return values
+    return read_object(check_inside(folder, path) if path.exists() else path)
 
 
 def joined(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -103,6 +110,8 @@ def convert_llm_pt(folder: Path, cache: Path | None = None) -> Path:
     Raises:
         InvalidInputError: the folder is not a complete CosyVoice 2.
     """
+    shown_families(folder)
+    check_inside(folder, folder / LLM)
     try:
         with (folder / LLM).open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -116,15 +125,22 @@ def convert_llm_pt(folder: Path, cache: Path | None = None) -> Path:
     if qwen.get("tie_word_embeddings") and not torch.equal(state.get(TEXT_HEAD, state[TEXT]), state[TEXT]):
         raise _incomplete(folder / LLM, f"{TEXT_HEAD} that differs from the embedding it is tied to")
     text_rows, speech_rows = len(state[TEXT]), len(state[SPEECH])
-    known = Qwen2Config(**{k: v for k, v in qwen.items() if k not in ("model_type", "architectures")}).to_dict()
+    layers = len({name[len(LAYERS) :].split(".")[0] for name in state if name.startswith(LAYERS)})
+    if qwen.get("num_hidden_layers") != layers:
+        stated = str(qwen.get("num_hidden_layers"))[:40]
+        raise _incomplete(folder / QWEN / "config.json", f"num_hidden_layers {stated} for {layers} layers in {LLM}")
+    with one_line(str(folder / QWEN / "config.json"), "the files of CosyVoice2-0.5B", "fetch the folder again"):
+        sizes = {k: v for k, v in qwen.items() if k not in ("model_type", "architectures", "num_labels")}
+        known = Qwen2Config(**sizes).to_dict()
     known |= {"vocab_size": text_rows + PROMPT_ROWS + speech_rows, "tie_word_embeddings": False}
     known |= {"bos_token_id": None, "eos_token_id": None, "architectures": [CosyVoice2ForCausalLM.__name__]}
     known.pop("model_type")
     with atomic_path(out) as tmp:
         tmp.mkdir()
         save_file(joined(state), tmp / "model.safetensors", metadata={"format": "pt"})
-        CosyVoice2Config(**known, speech_rows=speech_rows).save_pretrained(tmp)
-        _tokenizer(folder, text_rows, speech_rows).save_pretrained(tmp)
+        with one_line(str(folder), "the files of CosyVoice2-0.5B", "fetch the folder again"):
+            CosyVoice2Config(**known, speech_rows=speech_rows).save_pretrained(tmp)
+        save_tokenizer(_tokenizer(folder, text_rows, speech_rows), tmp)
         copy_license(folder, tmp)
     return out
 
@@ -185,11 +201,12 @@ def export_llm_pt(student_folder: Path, cosyvoice_folder: Path, out: Path) -> Pa
     Raises:
         InvalidInputError: the student is not one of this teacher's, or a folder is incomplete.
     """
-    hash_weights(student_folder)
+    check_weights(student_folder)
+    check_tree(cosyvoice_folder)
     config = CosyVoice2Config.from_pretrained(student_folder, local_files_only=True)
     original, qwen = read_llm_pt(cosyvoice_folder), _qwen_config(cosyvoice_folder)
     joint: dict[str, torch.Tensor] = {}
-    for file in sorted(student_folder.glob("*.safetensors")):
+    for file in weight_files(student_folder):
         joint |= load_file(file)
     table = sum(len(original[name]) for name in (TEXT, PROMPT, SPEECH))
     if TABLE not in joint or len(joint[TABLE]) != table:
