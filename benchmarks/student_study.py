@@ -33,9 +33,8 @@ from slimtts.evaluation.similarity import SpeakerSimilarity
 from slimtts.evaluation.statistics import (
     bootstrap_corpus_wer,
     bootstrap_mean,
+    compare_wer,
     paired_bootstrap_mean,
-    paired_bootstrap_wer_points,
-    sign_flip_p_value,
 )
 from slimtts.evaluation.systems import as_arrays
 from slimtts.evaluation.word_errors import WordErrors, corpus_wer, count_word_errors
@@ -258,7 +257,7 @@ def table(study: Study, baseline: str) -> str:
             mine if baseline == TEACHER else [r for r in mine if r["seed"] in {t["seed"] for t in theirs}] or mine
         )
         theirs = repeated(theirs, len(mine_paired))
-        ours, base = errors_of(mine_paired), errors_of(theirs)
+        wer = compare_wer(errors_of(mine_paired), errors_of(theirs), SAMPLES, 1)
         cells = [
             name,
             "all" if mine[0].get("retained") is None else " ".join(map(str, mine[0]["retained"])),
@@ -266,10 +265,8 @@ def table(study: Study, baseline: str) -> str:
             str(len(mine)),
             shown(bootstrap_corpus_wer(errors_of(mine), SAMPLES, 1), ".1f", 100),
             ", ".join(f"{percent_wer([row]):.1f}" for row in mine),
-            "" if name == baseline else shown(paired_bootstrap_wer_points(ours, base, SAMPLES, 1)),
-            ""
-            if name == baseline
-            else f"{sign_flip_p_value([a.wer - b.wer for a, b in zip(ours, base, strict=True)], SAMPLES, 1):.4f}",
+            "" if name == baseline else shown(wer.points),
+            "" if name == baseline else f"{wer.p_value:.4f}",
             f"{100 * sum(r['no_end'] for r in mine) / sum(len(r['counts']) for r in mine):.1f}",
             f"{sum(r['divergence'] for r in mine) / len(mine):.3f}" if "divergence" in mine[0] else "",
         ]

@@ -209,7 +209,7 @@ class SystemResult(Result):
 
 
 class PairedGap(Result):
-    """system minus baseline, on the same utterances; WER in points, with the p-value of a sign-flip test."""
+    """system minus baseline, on the same utterances; corpus WER in points, with the p-value of the same statistic."""
 
     system: str
     baseline: str

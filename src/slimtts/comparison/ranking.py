@@ -9,7 +9,7 @@ from typing import Literal
 from slimtts.comparison.runs import STUDENT, FinishedRun, Sentence
 from slimtts.errors import InvalidInputError
 from slimtts.evaluation.protocols import unlike
-from slimtts.evaluation.statistics import paired_bootstrap_mean, paired_bootstrap_wer_points, sign_flip_p_value
+from slimtts.evaluation.statistics import compare_wer, paired_bootstrap_mean
 from slimtts.results import Interval, Result
 
 SAMPLES, SEED = 2000, 1
@@ -43,7 +43,7 @@ class Contender(Result):
 
 
 class PairedTest(Result):
-    """`a` minus `b` on the same sentences; `p_value` of a sign-flip test, `p_holm` corrected for the number of pairs.
+    """`a` minus `b` on the same sentences; `p_value` is that of `wer_points`, `p_holm` is it corrected for all pairs.
 
     `mos` is None where the two were not rated on the same sentences.
     """
@@ -189,15 +189,15 @@ def _contender(run: FinishedRun, system: str) -> Contender:
 def _paired(a: str, b: str, sentences: dict[str, Sequence[Sentence]]) -> PairedTest:
     ours, theirs = sentences[a], sentences[b]
     pairs = list(zip(ours, theirs, strict=True))
-    p_value = sign_flip_p_value([x.errors.wer - y.errors.wer for x, y in pairs], SAMPLES, SEED)
+    wer = compare_wer([x.errors for x, _ in pairs], [y.errors for _, y in pairs], SAMPLES, SEED)
     rated = [(x.mos, y.mos) for x, y in pairs if x.mos is not None or y.mos is not None]
     both = [(x, y) for x, y in rated if x is not None and y is not None]
     return PairedTest(
         a=a,
         b=b,
-        wer_points=paired_bootstrap_wer_points([s.errors for s in ours], [s.errors for s in theirs], SAMPLES, SEED),
-        p_value=p_value,
-        p_holm=p_value,
+        wer_points=wer.points,
+        p_value=wer.p_value,
+        p_holm=wer.p_value,
         similarity=paired_bootstrap_mean([s.similarity for s in ours], [s.similarity for s in theirs], SAMPLES, SEED),
         mos=(
             paired_bootstrap_mean([x for x, _ in both], [y for _, y in both], SAMPLES, SEED)
@@ -213,7 +213,7 @@ def _standing(one: Contender, contenders: Sequence[Contender], tests: Sequence[P
     if len(peers) == 1:
         return "alone at its depth"
     best = peers[0].name
-    if one.name == best:
+    if one.wer.value == peers[0].wer.value:  # two with equal WER are both best: the order of runs decides nothing
         return "best"
     p_holm = next(test.p_holm for test in tests if {test.a, test.b} == {best, one.name})
     return "worse than the best" if p_holm < SIGNIFICANT else "not told apart from the best"

@@ -1,12 +1,15 @@
 """How sure a number is: bootstrap 95 % intervals over utterances and a paired sign-flip test.
 
 Percentile intervals (Efron & Tibshirani 1993, chapter 13); WER as in Bisani & Ney 2004 (ICASSP): whole utterances are
-resampled, and for a difference the same ones on both sides. Legend: N utterances, S resamples, C columns.
+resampled, and for a difference the same ones on both sides. An interval and the p-value beside it are always of one
+statistic: corpus WER weighs a sentence by its words, a mean of sentences' rates does not, and the two may disagree.
+Legend: N utterances, S resamples, C columns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +22,13 @@ Numbers = Sequence[float] | np.ndarray
 COVERED_PERCENT = (2.5, 97.5)
 # Bounds the memory of one block of resamples to 32 MB; the block size also decides the order of the random numbers.
 BLOCK_NUMBERS = 4_000_000
+
+
+class WerDifference(NamedTuple):
+    """Difference of two corpus WERs in points, and its p-value."""
+
+    points: Interval
+    p_value: float
 
 
 def bootstrap_mean(values: Numbers, samples: int, seed: int) -> Interval:
@@ -41,6 +51,20 @@ def bootstrap_corpus_wer(errors: Sequence[WordErrors], samples: int, seed: int) 
     return _interval(float(_rate(counts.sum(0))), _rate(_resampled_sums(counts, samples, seed)))
 
 
+def compare_wer(system: Sequence[WordErrors], baseline: Sequence[WordErrors], samples: int, seed: int) -> WerDifference:
+    """Corpus WER of `system` minus that of `baseline`; item i of both is the same text.
+
+    The interval is `paired_bootstrap_wer_points`. The p-value flips the signs of the differences in error counts: as
+    both systems have the same reference words, their sum is the difference in corpus WER but for a constant.
+
+    Raises:
+        InvalidInputError: none, unequal counts, or a text whose length differs between the two.
+    """
+    counts = _paired_counts(system, baseline)
+    points = paired_bootstrap_wer_points(system, baseline, samples, seed)
+    return WerDifference(points, sign_flip_p_value(counts[:, 0] - counts[:, 2], samples, seed))
+
+
 def paired_bootstrap_wer_points(
     system: Sequence[WordErrors], baseline: Sequence[WordErrors], samples: int, seed: int
 ) -> Interval:
@@ -49,15 +73,7 @@ def paired_bootstrap_wer_points(
     Raises:
         InvalidInputError: none, unequal counts, or a text whose length differs between the two.
     """
-    _refuse_unequal(len(system), len(baseline))
-    counts = np.concatenate([_counts(system), _counts(baseline)], axis=1)
-    strangers = np.flatnonzero(counts[:, 1] != counts[:, 3])
-    if len(strangers):
-        first = int(strangers[0])
-        raise InvalidInputError(
-            f"utterance {first}", f"{counts[first, 1]:.0f} reference words against {counts[first, 3]:.0f}",
-            "the same text in both systems", "put both lists in the same order",
-        )  # fmt: skip
+    counts = _paired_counts(system, baseline)
     total, resampled = counts.sum(0), _resampled_sums(counts, samples, seed)
     value = float(100 * (_rate(total[:2]) - _rate(total[2:])))
     return _interval(value, 100 * (_rate(resampled[:, :2]) - _rate(resampled[:, 2:])))
@@ -122,6 +138,20 @@ def _counts(errors: Sequence[WordErrors]) -> np.ndarray:
     if not errors:
         raise InvalidInputError("word errors", "0 utterances", "at least 1", "pass the utterances that were spoken")
     return np.array([(e.errors, e.reference_words) for e in errors], dtype=np.float64)
+
+
+def _paired_counts(system: Sequence[WordErrors], baseline: Sequence[WordErrors]) -> np.ndarray:
+    """[N, 4]: errors and reference words of the system, then of the baseline."""
+    _refuse_unequal(len(system), len(baseline))
+    counts = np.concatenate([_counts(system), _counts(baseline)], axis=1)
+    strangers = np.flatnonzero(counts[:, 1] != counts[:, 3])
+    if len(strangers):
+        first = int(strangers[0])
+        raise InvalidInputError(
+            f"utterance {first}", f"{counts[first, 1]:.0f} reference words against {counts[first, 3]:.0f}",
+            "the same text in both systems", "put both lists in the same order",
+        )  # fmt: skip
+    return counts
 
 
 def _rate(counts: np.ndarray) -> np.ndarray:

@@ -12,9 +12,8 @@ import torch
 from slimtts.evaluation.statistics import (
     bootstrap_corpus_wer,
     bootstrap_mean,
+    compare_wer,
     paired_bootstrap_mean,
-    paired_bootstrap_wer_points,
-    sign_flip_p_value,
 )
 from slimtts.evaluation.word_errors import WordErrors
 from slimtts.results import Interval, PairedGap, SpeedResult, SystemResult
@@ -77,13 +76,13 @@ def summarize(output: SystemOutput, mos_predictor: str, samples: int, seed: int)
 def compare(system: SystemOutput, baseline: SystemOutput, samples: int, seed: int) -> PairedGap:
     """system minus baseline, utterance by utterance."""
     ours, theirs = [i.errors for i in system.items], [i.errors for i in baseline.items]
-    difference = [a.wer - b.wer for a, b in zip(ours, theirs, strict=True)]
+    wer = compare_wer(ours, theirs, samples, seed)
     rated = (_rated(system.items), _rated(baseline.items))
     return PairedGap(
         system=system.name,
         baseline=baseline.name,
-        wer_points=paired_bootstrap_wer_points(ours, theirs, samples, seed),
-        p_value=sign_flip_p_value(difference, samples, seed),
+        wer_points=wer.points,
+        p_value=wer.p_value,
         similarity=paired_bootstrap_mean(
             [i.similarity for i in system.items], [i.similarity for i in baseline.items], samples, seed
         ),

@@ -7,6 +7,7 @@ import pytest
 from slimtts.comparison.ranking import compare_runs, holm
 from slimtts.comparison.table import as_table, comparison_text
 from slimtts.errors import InvalidInputError
+from slimtts.evaluation.word_errors import WordErrors
 from slimtts.results import PairedGap
 from tests.unit.plots.made import made_run, made_system, said
 
@@ -51,6 +52,26 @@ def test_swapping_two_runs_changes_nothing_but_the_sign():
     back = compare_runs([made_run("x", 6, BAD), made_run("y", 5, NEARLY)]).tests[0]
     assert there.wer_points.value == pytest.approx(back.wer_points.value)
     assert there.p_value == back.p_value
+
+
+def test_equal_word_errors_make_both_best_whatever_the_order_of_runs():
+    one, other = made_run("a", 6, [1, 0] * 20), made_run("b", 6, [0, 1] * 20)
+    assert standings(one, other) == standings(other, one) == {"a": "best", "b": "best"}
+
+
+def test_the_p_value_is_that_of_the_interval_beside_it():
+    # made_run's sentences are of one length, so errors are moved to sentences of other lengths by hand.
+    runs = [made_run("a", 6, [0] * 200), made_run("b", 6, [0] * 200)]
+    pairs = [(8, 1, 0)] * 15 + [(3, 0, 1)] * 4 + [(5, 0, 0)] * 181
+    for run, place in zip(runs, (1, 2), strict=True):
+        run.sentences["student"] = [
+            replace(sentence, errors=WordErrors(pair[0] - pair[place], pair[place], 0, 0))
+            for sentence, pair in zip(run.sentences["student"], pairs, strict=True)
+        ]
+    (test,) = compare_runs(runs).tests
+    assert abs(test.wer_points.value) == pytest.approx(100 * 11 / 1037)
+    assert test.p_value == pytest.approx(0.019, abs=0.012)  # of 2,000 draws
+    assert not test.wer_points.low <= 0 <= test.wer_points.high
 
 
 def test_holm_by_hand():

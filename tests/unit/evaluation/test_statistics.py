@@ -4,12 +4,14 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from slimtts.errors import InvalidInputError
 from slimtts.evaluation import statistics
 from slimtts.evaluation.statistics import (
     bootstrap_corpus_wer,
     bootstrap_mean,
+    compare_wer,
     paired_bootstrap_mean,
     paired_bootstrap_wer_points,
     sign_flip_p_value,
@@ -110,6 +112,49 @@ def test_p_value_is_never_zero_and_ties_are_one():
     assert sign_flip_p_value([0.0] * 20, 999, 1) == 1.0
 
 
+def test_interval_and_p_value_are_of_one_statistic():
+    # 15 sentences of 8 words with one error more, 4 of 3 words with one error fewer, 181 alike. The signs of 19 equal
+    # differences are 19 coins: a sum of 11 or more needs 15 heads. The mean of the sentences' rates gives p = 0.2.
+    ours = [*[WordErrors(7, 1, 0, 0)] * 15, *[WordErrors(3, 0, 0, 0)] * 4, *[WordErrors(5, 0, 0, 0)] * 181]
+    base = [*[WordErrors(8, 0, 0, 0)] * 15, *[WordErrors(2, 1, 0, 0)] * 4, *[WordErrors(5, 0, 0, 0)] * 181]
+    difference = compare_wer(ours, base, 20_000, 1)
+    assert difference.p_value == pytest.approx(2 * binom.sf(14, 19, 0.5), abs=0.003)
+    assert difference.points == paired_bootstrap_wer_points(ours, base, 20_000, 1)
+    assert difference.points.value == pytest.approx(100 * 11 / 1037)
+    assert difference.points.low > 0 and difference.p_value < 0.05
+    of_rates = sign_flip_p_value([a.wer - b.wer for a, b in zip(ours, base, strict=True)], 20_000, 1)
+    assert of_rates > 0.15, "so the two statistics do disagree here"
+
+
+def test_interval_excludes_zero_when_p_is_below_five_percent():
+    """Two ways to ask one question: they answer alike but for the cases at the edge."""
+    trials, alike, clear_cases, clear_alike = 400, 0, 0, 0
+    for trial in range(trials):
+        rng = np.random.default_rng(trial)
+        words, worse = rng.integers(3, 12, size=150), rng.uniform(0, 0.04)
+        pair = [rng.binomial(words, rate) for rate in (0.06 + worse, 0.06)]
+        ours, base = (
+            [WordErrors(int(w - e), int(e), 0, 0) for w, e in zip(words, errors, strict=True)] for errors in pair
+        )
+        points, p_value = compare_wer(ours, base, 1000, trial)
+        agrees = (points.low > 0 or points.high < 0) == (p_value < 0.05)
+        alike += agrees
+        if not 0.03 < p_value < 0.08:
+            clear_cases, clear_alike = clear_cases + 1, clear_alike + agrees
+    assert alike / trials >= 0.95  # 387 of 400
+    assert clear_alike == clear_cases > 300
+
+
+def test_interval_and_sign_flips_of_a_mean_agree_too():
+    alike = 0
+    for trial in range(200):
+        rng = np.random.default_rng(trial)
+        differences = rng.normal(rng.uniform(0, 0.4), 1.0, size=100)
+        interval = paired_bootstrap_mean(differences, np.zeros(100), 1000, trial)
+        alike += (interval.low > 0 or interval.high < 0) == (sign_flip_p_value(differences, 1000, trial) < 0.05)
+    assert alike / 200 >= 0.96
+
+
 def test_same_seed_same_numbers():
     rng = np.random.default_rng(4)
     system, baseline = spoken(rng, 80, 0.2), spoken(rng, 80, 0.2)
@@ -139,6 +184,8 @@ def test_unequal_lengths_are_refused():
     one = [WordErrors(1, 0, 0, 0)]
     with pytest.raises(InvalidInputError, match="2 utterances against 1"):
         paired_bootstrap_wer_points(one * 2, one, 10, 1)
+    with pytest.raises(InvalidInputError, match="2 utterances against 1"):
+        compare_wer(one * 2, one, 10, 1)
     with pytest.raises(InvalidInputError, match="2 utterances against 1"):
         paired_bootstrap_mean([1.0, 2.0], [1.0], 10, 1)
 
