@@ -31,13 +31,12 @@ from slimtts.decoding.teacher_forcing import ForcedSequence, forced_sequence
 from slimtts.distill.batches import PairSampler
 from slimtts.distill.healing import PRESETS, HealingLoss
 from slimtts.distill.training import TrainingJob, pick_device, train
-from slimtts.evaluation.similarity import SpeakerSimilarity
 from slimtts.evaluation.statistics import bootstrap_corpus_wer
 from slimtts.evaluation.systems import as_arrays
-from slimtts.evaluation.word_errors import count_word_errors
+from slimtts.evaluation.word_meter import WordMeter, open_recognizer
 from slimtts.params import Params, load_params
 from slimtts.stages.distill_student import save_model
-from slimtts.stages.score_layers import open_recognizer
+from slimtts.stages.evaluate_student import open_voice_encoder
 from slimtts.stages.subset_data import subset_data
 from slimtts.stages.voices import speaking_tasks
 from slimtts.storage import atomic_path
@@ -115,7 +114,8 @@ def evaluate(source: str, utterances: int, scales: list[Guidance], temperatures:
         subset_data(params, workspace)
         tasks = speaking_tasks(workspace, "selection", utterances)
     passes = [prompt_passes(teacher, task.utterance.text, task.prompt) for task in tasks]
-    recognizer, similarity = open_recognizer(params.recogniser), SpeakerSimilarity()
+    words = WordMeter(params, open_recognizer(params.recogniser))
+    similarity = open_voice_encoder(params.evaluate_student.similarity)
     rate_hz = teacher.codec.sample_rate_hz
     voices = similarity.embed(as_arrays([teacher.audio(task.prompt.codes) for task in tasks]), rate_hz)
     results.parent.mkdir(exist_ok=True)
@@ -128,8 +128,8 @@ def evaluate(source: str, utterances: int, scales: list[Guidance], temperatures:
         seconds = time.monotonic() - started
         waves = as_arrays([teacher.audio(s.codes) for s in spoken])
         errors = [
-            count_word_errors(task.utterance.text, heard, params.recogniser.normalizer)
-            for task, heard in zip(tasks, recognizer.transcribe(waves, rate_hz), strict=True)
+            words.count(task.utterance.text, heard)
+            for task, heard in zip(tasks, words.transcribe(waves, rate_hz), strict=True)
         ]
         likeness = (similarity.embed(waves, rate_hz) * voices).sum(1)
         no_end = sum(not s.ended for s in spoken)

@@ -17,10 +17,10 @@ from benchmarks.benchmark_sets import sentences_of
 from slimtts.data.hard_sentences import NANO
 from slimtts.errors import InvalidInputError
 from slimtts.evaluation.word_errors import corpus_wer, count_word_errors
+from slimtts.evaluation.word_meter import open_recognizer
 from slimtts.nano.speech_synthesis import SAMPLE_RATE_HZ, VOICES, speak_utterance
 from slimtts.params import RecogniserParams
 from slimtts.speech import Speaker
-from slimtts.stages.score_layers import open_recognizer
 
 
 def said_by_flite(text: str, voice: str) -> np.ndarray:

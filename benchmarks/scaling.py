@@ -40,16 +40,16 @@ from slimtts.decoding.teacher_forcing import ForcedBatch
 from slimtts.distill.healing import PRESETS, HealingLoss
 from slimtts.distill.training import make_optimizers, mixed_precision, pick_device
 from slimtts.evaluation.naturalness import MosPredictor
-from slimtts.evaluation.similarity import SpeakerSimilarity
+from slimtts.evaluation.word_meter import WordMeter, open_recognizer
 from slimtts.params import Params, parse_params
 from slimtts.pruning.surgery import remove_layers
 from slimtts.scoring.block_influence import block_influence
 from slimtts.scoring.set_search import ScoredSet, search_sets
 from slimtts.scoring.wli import speak_without_each_layer
 from slimtts.stages.distill_student import set_attention
-from slimtts.stages.evaluate_student import describe_machine
+from slimtts.stages.evaluate_student import describe_machine, open_voice_encoder
 from slimtts.stages.prune_layers import prune_layers
-from slimtts.stages.score_layers import forced_batches, open_recognizer, transcriber
+from slimtts.stages.score_layers import forced_batches
 from slimtts.stages.subset_data import subset_data
 from slimtts.stages.voices import SpeakingTask, speaking_tasks
 from slimtts.teachers.base import Teacher
@@ -132,7 +132,8 @@ def measure_scoring(bench: Bench) -> list[Series]:
     words = Series("score_layers: wli", ("layers x row tokens", "audio s"))
     influence = Series("score_layers: block influence", ("layers x tokens",))
     sets = Series("score_layers: search", ("layers passed x tokens", "sets x targets"))
-    hear = transcriber(bench.teacher, open_recognizer(bench.params.recogniser))
+    meter = WordMeter(bench.params, open_recognizer(bench.params.recogniser))
+    hear = meter.transcriber(bench.teacher.codec.sample_rate_hz)
     hear([bench.teacher.audio(bench.tasks("selection", 1)[0].prompt.codes)])  # starts up
     for size, depth in bench.by_size_and_depth():
         teacher, tasks = bench.cut_to(depth), bench.tasks("selection", size)
@@ -227,8 +228,9 @@ def measure_evaluation(bench: Bench) -> list[Series]:
     """One system: speaking, audio, hearing, voices; naturalness apart, as few sentences are rated."""
     whole = Series("evaluate_student: a system", ("layers x tokens", "audio s"))
     rated = Series("evaluate_student: naturalness", ("sentences",))
-    hear = transcriber(bench.teacher, open_recognizer(bench.params.recogniser))
-    voices, mos, rate_hz = SpeakerSimilarity(), MosPredictor(), bench.teacher.codec.sample_rate_hz
+    rate_hz, mos = bench.teacher.codec.sample_rate_hz, MosPredictor()
+    hear = WordMeter(bench.params, open_recognizer(bench.params.recogniser)).transcriber(rate_hz)
+    voices = open_voice_encoder(bench.params.evaluate_student.similarity)
     waves: list[torch.Tensor] = []
 
     def evaluate(system: Teacher, tasks: list[SpeakingTask]) -> None:

@@ -40,13 +40,13 @@ from slimtts.evaluation.similarity import SpeakerSimilarity
 from slimtts.evaluation.statistics import bootstrap_corpus_wer, bootstrap_mean, paired_bootstrap_wer_points
 from slimtts.evaluation.systems import as_arrays
 from slimtts.evaluation.word_errors import WordErrors, count_word_errors
+from slimtts.evaluation.word_meter import open_recognizer
 from slimtts.machine import prepare_cuda
 from slimtts.nano.card import held_out_rows
 from slimtts.params import DecodingParams, RecogniserParams, TeacherParams
 from slimtts.pruning.surgery import remove_layers
 from slimtts.speech import bundled_voices
 from slimtts.stages.evaluate_student import describe_machine
-from slimtts.stages.score_layers import open_recognizer
 from slimtts.teachers.base import SpeechTokenLayout, Teacher
 from slimtts.teachers.loading import load_beside, load_teacher
 from slimtts.teachers.nano import bundle_folder

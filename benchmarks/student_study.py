@@ -29,7 +29,6 @@ from torch.nn import functional
 from slimtts.decoding.generation import generate
 from slimtts.errors import InvalidInputError
 from slimtts.evaluation.naturalness import MosPredictor
-from slimtts.evaluation.similarity import SpeakerSimilarity
 from slimtts.evaluation.statistics import (
     bootstrap_corpus_wer,
     bootstrap_mean,
@@ -37,13 +36,15 @@ from slimtts.evaluation.statistics import (
     paired_bootstrap_mean,
 )
 from slimtts.evaluation.systems import as_arrays
-from slimtts.evaluation.word_errors import WordErrors, corpus_wer, count_word_errors
+from slimtts.evaluation.word_errors import WordErrors, corpus_wer
+from slimtts.evaluation.word_meter import WordMeter, open_recognizer
 from slimtts.params import Params, parse_params
 from slimtts.results import Interval
 from slimtts.scoring.shared_prefix import target_log_probabilities
 from slimtts.stages.distill_student import distill_student
+from slimtts.stages.evaluate_student import open_voice_encoder
 from slimtts.stages.prune_layers import prune_layers
-from slimtts.stages.score_layers import forced_batches, open_recognizer, score_layers
+from slimtts.stages.score_layers import forced_batches, score_layers
 from slimtts.stages.subset_data import subset_data
 from slimtts.stages.voices import SpeakingTask, speaking_tasks
 from slimtts.teachers.base import Teacher
@@ -145,11 +146,9 @@ def judge(params: Params, workspace: Workspace, study: Study, checkpoint: Path |
     ids = [system.prompt_ids(task.utterance.text, task.prompt) for task in tasks]
     spoken = generate(system.model, system.layout, ids, params.decoding)
     waves = as_arrays([teacher.audio(s.codes) for s in spoken])
-    transcripts = open_recognizer(params.recogniser).transcribe(waves, rate_hz)
-    errors = [
-        count_word_errors(task.utterance.text, transcript, params.recogniser.normalizer)
-        for task, transcript in zip(tasks, transcripts, strict=True)
-    ]
+    words = WordMeter(params, open_recognizer(params.recogniser))
+    transcripts = words.transcribe(waves, rate_hz)
+    errors = [words.count(task.utterance.text, text) for task, text in zip(tasks, transcripts, strict=True)]
     heard: dict[str, Any] = {
         "counts": [(e.hits, e.substitutions, e.deletions, e.insertions) for e in errors],
         "no_end": sum(not s.ended for s in spoken),
@@ -157,7 +156,7 @@ def judge(params: Params, workspace: Workspace, study: Study, checkpoint: Path |
     if checkpoint is not None:
         heard["divergence"] = round(divergence(teacher, system, tasks), 4)
     if study.mos_utterances:
-        similarity = SpeakerSimilarity()
+        similarity = open_voice_encoder(params.evaluate_student.similarity)
         voices = similarity.embed(as_arrays([teacher.audio(task.prompt.codes) for task in tasks]), rate_hz)
         heard["similarity"] = (similarity.embed(waves, rate_hz) * voices).sum(1).round(4).tolist()
         heard["mos"] = [round(m, 3) for m in MosPredictor().predict(waves[: study.mos_utterances], rate_hz)]

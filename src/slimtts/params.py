@@ -7,7 +7,7 @@ the stage, and three shared ones: `teacher`, `decoding`, `recogniser`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -22,6 +22,9 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Weight = Annotated[float, Field(ge=0, le=1000)]
 FamilyName = Literal["nano", "llasa", "cosyvoice2", "neutts", "orpheus"]
+Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]  # ISO code
+# Normalisers that are right in one language alone: Chinese has no case to forget, other languages do.
+NORMALIZER_LANGUAGE = {"seed_tts_eval_zh": "zh", "whisper_en": "en"}
 VariantName = Literal["int8", "fp8", "sparse24", "sparse24_int8"]
 
 
@@ -47,6 +50,7 @@ class TeacherParams(Section):
     revision: str = ""
     codec: str = ""
     training_hours: Annotated[float, Field(gt=0)] | None = None
+    language: Language = "en"
 
 
 class DecodingParams(Section):
@@ -158,7 +162,7 @@ class EvaluateStudentParams(Section):
 
     benchmark: Literal["nano", "seed-tts-eval", "librispeech-pc", "manifest"] = "nano"
     benchmark_source: str = ""
-    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")] = "en"
+    language: Annotated[str, Field(pattern=r"^([a-z]{2,3})?$")] = ""
     similarity: Annotated[str, Field(min_length=1)] = "bundled"
     hard_sentences: bool = False
     best_of: Annotated[int, Field(ge=1, le=64)] = 1
@@ -187,6 +191,9 @@ class RegisterModelParams(Section):
     max_mos_drop_upper: Annotated[float, Field(ge=0)]
     max_no_end_rate: Annotated[float, Field(ge=0, le=1)]
     min_speedup: Annotated[float, Field(gt=0)]
+    max_reference_wer: Share = 0.1
+    max_teacher_wer: Share = 0.2
+    min_voice_contrast: Annotated[float, Field(ge=0, le=2)] = 0.05
 
 
 class StorageParams(Section):
@@ -194,6 +201,16 @@ class StorageParams(Section):
 
     dvc_remote: Annotated[str, Field(pattern=r"^$|^s3://[a-z0-9][a-z0-9.-]+(/[^\x00-\x1f\x7f]*)?$")]
     s3_endpoint: Annotated[str, Field(pattern=r"^$|^https?://[^\s/?#@\x00-\x1f\x7f]+(/[^\s?#@\x00-\x1f\x7f]*)?$")]
+
+
+def _with_language(values: Any) -> Any:
+    """Params of before teacher.language state the one language of a run in evaluate_student."""
+    sections = values if isinstance(values, dict) else {}
+    teacher, evaluated = sections.get("teacher"), sections.get("evaluate_student")
+    stated = evaluated.get("language") if isinstance(evaluated, dict) else None
+    if stated and isinstance(teacher, dict) and "language" not in teacher:
+        return sections | {"teacher": teacher | {"language": stated}}
+    return values
 
 
 class Params(Section):
@@ -210,12 +227,41 @@ class Params(Section):
     register_model: RegisterModelParams
     storage: StorageParams
 
-    @model_validator(mode="after")
-    def _english_normalizer_for_english(self) -> Self:
-        language = self.evaluate_student.language
-        if self.recogniser.normalizer == "whisper_en" and language != "en":
-            raise ValueError(f"recogniser.normalizer = whisper_en with evaluate_student.language = {language}")
-        return self
+    def for_evaluation(self) -> Params:
+        """The same with the teacher in the language that is evaluated, which may not be that of its data."""
+        language = {"language": self.judged_language}
+        sections = {"teacher": self.teacher, "evaluate_student": self.evaluate_student}
+        return self.model_copy(update={name: knobs.model_copy(update=language) for name, knobs in sections.items()})
+
+    @property
+    def judged_language(self) -> str:
+        """ISO code of what is evaluated."""
+        return self.evaluate_student.language or self.teacher.language
+
+    _fill = model_validator(mode="before")(_with_language)
+
+
+def _refuse_deaf_judges(params: Params) -> None:
+    """Refuses languages that no stage could measure, before the first one starts."""
+    spoken, judged, recogniser = params.teacher.language, params.judged_language, params.recogniser
+    next_step = "correct params.yaml"
+    if params.evaluate_student.benchmark == "nano" and judged != spoken:
+        raise InvalidInputError(
+            "evaluate_student.language", f"{judged} for benchmark nano, whose sentences are those of the data",
+            f"teacher.language, {spoken}", "set teacher.language to what the data are spoken in",
+        )  # fmt: skip
+    foreign = next((language for language in (spoken, judged) if language != "en"), None)
+    if foreign and recogniser.model.endswith(".en"):
+        raise InvalidInputError(
+            "recogniser.model", f"{recogniser.model}, which knows English alone, for language {foreign}",
+            "a recogniser that knows the language", next_step,
+        )  # fmt: skip
+    only = NORMALIZER_LANGUAGE.get(recogniser.normalizer, judged)
+    if only != judged:
+        raise InvalidInputError(
+            "recogniser.normalizer", f"{recogniser.normalizer} for language {judged}", f"it for {only}, or another",
+            next_step,
+        )  # fmt: skip
 
 
 def _shortened(value: object) -> str:
@@ -227,10 +273,10 @@ def parse_params(values: dict[str, Any], origin: str) -> Params:
     """Validated parameters.
 
     Raises:
-        InvalidInputError: one line that names every bad key with what was observed.
+        InvalidInputError: one line that names every bad key with what was observed, or languages that no judge knows.
     """
     try:
-        return Params.model_validate(values)
+        params = Params.model_validate(values)
     except ValidationError as error:
         problems = [
             (".".join(str(part) for part in item["loc"]), item["type"], item["input"], item["msg"])
@@ -254,6 +300,8 @@ def parse_params(values: dict[str, Any], origin: str) -> Params:
         raise InvalidInputError(
             origin, observed, allowed or "the keys of the shipped params.yaml", "correct the keys and run again"
         ) from None
+    _refuse_deaf_judges(params)
+    return params
 
 
 def load_params(path: Path) -> Params:

@@ -29,6 +29,7 @@ from slimtts.distill.batches import PairSampler
 from slimtts.distill.healing import PRESETS, HealingLoss
 from slimtts.distill.training import TrainingJob, pick_device, train
 from slimtts.evaluation.naturalness import MosPredictor
+from slimtts.evaluation.word_meter import WordMeter, open_recognizer
 from slimtts.params import DistillStudentParams, Params
 from slimtts.pruning.surgery import remove_layers
 from slimtts.results import RunEstimate, StageEstimate
@@ -36,8 +37,7 @@ from slimtts.run_checks import at_workspace, check_run, model_bytes, nearest_fol
 from slimtts.stages.benchmark_set import OWN
 from slimtts.stages.distill_student import set_attention
 from slimtts.stages.evaluate_student import describe_machine
-from slimtts.stages.score_layers import open_recognizer, transcriber
-from slimtts.stages.subset_data import first_choice, further_texts, listed_texts, open_source
+from slimtts.stages.subset_data import first_choice, further_texts, listed_texts, open_source, unreadable_texts
 from slimtts.teachers.base import Prompt, Teacher
 from slimtts.teachers.loading import load_teacher
 from slimtts.workspace import STAGES
@@ -129,7 +129,7 @@ def what_is_not_known(params: Params) -> list[str]:
 def count_work(params: Params, teacher: Teacher, root: Path) -> Workload:
     """What the subset would hold; nothing is encoded but a few utterances of the trial."""
     source = open_source(params, teacher, root)
-    subset = first_choice(source, teacher, params)
+    subset = first_choice(source, teacher, params, unreadable_texts(source, teacher))
     rows = [*subset.train, *subset.selection, *subset.test]
     return Workload(
         recordings_s=sum(row.duration_s for row in rows if row.id in source.recordings),
@@ -168,7 +168,9 @@ def measure_prices(params: Params, teacher: Teacher, work: Workload, open_s: flo
         spoken = generate(teacher.model, teacher.layout, ids, params.decoding)
         waves.extend(teacher.audio(one.codes) for one in spoken)
 
-    transcribe = transcriber(teacher, open_recognizer(params.recogniser))
+    recognizer = open_recognizer(params.recogniser)
+    transcribe = WordMeter(params, recognizer).transcriber(rate_hz)
+    WordMeter(params.for_evaluation(), recognizer)  # refuses a language that it does not know
     predictor = MosPredictor()
     forced = collate(
         [forced_sequence(teacher, u, prompt) for u, prompt in zip(trial, prompts, strict=True)], teacher.layout.pad_id

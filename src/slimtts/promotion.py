@@ -21,6 +21,8 @@ MAX_POINTS_BELOW_REFERENCE = 2.0
 # The same teacher on the same sentences differs between processors by single words, never by a point; more means that
 # it was decoded in another way.
 MAX_TEACHER_DRIFT_POINTS = 1.0
+# An interval over this many sentences is narrower only when a judge gives all of them one number.
+SAME = 1e-9
 
 
 @dataclass(frozen=True)
@@ -41,15 +43,21 @@ def judge(
     """The verdict on `student` against `teacher`, with one sentence a reason.
 
     INCOMPLETE: a system, their comparison or enough utterances are missing, a number is not possible (NaN too), the
-    evaluation is of other weights or by another recogniser than the release's, or it rests on another test set,
-    recogniser or teacher than what production was judged on. `accept_new_basis`, the words of a person, allows this
-    last one. REGRESSION: a limit of the gate is broken. ANOMALOUS: too good to be believed. Otherwise ACCEPT, and the
-    reasons are the limits that were kept. The first that applies decides: nothing passes by default.
+    evaluation is of other weights or by another recogniser than the release's, a judge cannot do its work (it mishears
+    the originals or the teacher, takes all voices for one, gives all sentences one score), layers that were tied in
+    the scores were cut in the order of their numbers, or it rests on another test set, recogniser or teacher than what
+    production was judged on. `accept_new_basis`, the words of a person, allows this last one. REGRESSION: a limit of
+    the gate is broken. ANOMALOUS: too good to be believed. Otherwise ACCEPT, and the reasons are the limits that were
+    kept. The first that applies decides: nothing passes by default.
     """
     incomplete = _missing(evaluation, gate.min_utterances) or _impossible_numbers(evaluation)
     incomplete = incomplete or _of_other_models(evaluation, lineage)
     if incomplete:
         return Verdict(decision="INCOMPLETE", reasons=incomplete)
+    useless, sound = _judges(evaluation, gate)
+    useless += _left_to_chance(lineage)
+    if useless:
+        return Verdict(decision="INCOMPLETE", reasons=useless)
     basis = basis_of(evaluation)
     changes = _changes_of_basis(basis, production) if production else []
     if changes and not accept_new_basis:
@@ -65,7 +73,7 @@ def judge(
     unbelievable = _too_good(evaluation, student, gap)
     if unbelievable:
         return Verdict(decision="ANOMALOUS", reasons=unbelievable)
-    return Verdict(decision="ACCEPT", reasons=kept + [f"Accepted by a person: {change}" for change in changes])
+    return Verdict(decision="ACCEPT", reasons=kept + sound + [f"Accepted by a person: {change}" for change in changes])
 
 
 def basis_of(evaluation: EvaluationReport) -> Basis:
@@ -109,18 +117,20 @@ def _impossible_numbers(evaluation: EvaluationReport) -> list[str]:
     """Every number that the verdict rests on must lie in its range, and every other one be finite; NaN is neither."""
     teacher, student = evaluation.systems["teacher"], evaluation.systems["student"]
     gap = evaluation.gap("student", "teacher")
-    tiny, huge = 1e-9, 1e9
+    tiny, huge, slowest = 1e-9, 1e9, 1e4
     reference = [] if evaluation.reference_wer is None else [evaluation.reference_wer]
+    others = [] if evaluation.other_voice_similarity is None else [evaluation.other_voice_similarity]
     numbers = [
         *(("WER of the originals", wer, 0.0, huge) for wer in reference),
+        *(("similarity to other voices", cosine, -1.0 - tiny, 1.0 + tiny) for cosine in others),
         ("teacher's WER", teacher.wer_corpus.value, 0.0, huge),
         ("student's WER", student.wer_corpus.value, 0.0, huge),
         ("upper bound of the WER gap in points", gap.wer_points.high, -huge, huge),
         ("similarity gap", gap.similarity.value, -2.0, 2.0),
         ("lower bound of the MOS gap", gap.mos.low, -4.0, 4.0),
         ("student's no-END rate", student.no_end_rate, 0.0, 1.0),
-        ("teacher's LM-RTF", teacher.speed.lm_rtf, tiny, huge),
-        ("student's LM-RTF", student.speed.lm_rtf, tiny, huge),
+        ("teacher's LM-RTF", teacher.speed.lm_rtf, tiny, slowest),  # above: nothing that was timed could be heard
+        ("student's LM-RTF", student.speed.lm_rtf, tiny, slowest),
     ]
     impossible = [
         f"The {what} was {value}; it must be a number from {low:g} to {high:g}."
@@ -160,6 +170,40 @@ def _of_other_models(evaluation: EvaluationReport, lineage: Lineage) -> list[str
         "evaluate again."
         for what, observed, allowed in pairs
         if not observed or observed != allowed
+    ]
+
+
+def _judges(evaluation: EvaluationReport, gate: RegisterModelParams) -> tuple[list[str], list[str]]:
+    """(useless, sound): what says that a judge cannot tell good from bad here, and what says that it can."""
+    teacher, unit = evaluation.systems["teacher"], "words" if evaluation.metric == "WER" else "characters"
+    at_most = [(f"the teacher's {unit}", teacher.wer_corpus.value, gate.max_teacher_wer)]
+    if evaluation.reference_wer is not None:
+        at_most.insert(0, (f"the originals' {unit}", evaluation.reference_wer, gate.max_reference_wer))
+    useless: list[str] = []
+    sound: list[str] = []
+    for what, observed, limit in at_most:
+        sentence = f"The recogniser got {100 * observed:.4g} % of {what} wrong; at most {100 * limit:.4g} % is allowed."
+        (sound if observed <= limit else useless).append(sentence)
+    if evaluation.other_voice_similarity is not None:
+        contrast, limit = teacher.similarity.value - evaluation.other_voice_similarity, gate.min_voice_contrast
+        sentence = (
+            f"The teacher's speech is {contrast:.4g} of cosine nearer to its prompt's voice than to other voices; "
+            f"at least {limit:.4g} is needed."
+        )
+        (sound if contrast >= limit else useless).append(sentence)
+    for what, scores in (("similarity", teacher.similarity), ("MOS", teacher.mos)):
+        if scores.high - scores.low <= SAME:
+            useless.append(f"The {what} was {scores.value:.4g} for every sentence of the teacher: it judges nothing.")
+    return useless, sound
+
+
+def _left_to_chance(lineage: Lineage) -> list[str]:
+    """Layers whose scores were equal right where the cut was made."""
+    if not lineage.tied_layers:
+        return []
+    return [
+        f"Layers {lineage.tied_layers} have equal scores at the cut, so their numbers chose which of them stayed; "
+        "score on more utterances, or name the layers in prune_layers.retained."
     ]
 
 

@@ -94,6 +94,8 @@ class LayerScores(Result):
     """What score_layers measured; `drop_order` lists layers from the least important on.
 
     `best_sets`, from methods that judge layers together: for a number of layers, the best set of that size.
+    `tied_layers`: groups of layers of equal importance; `tied_sets`: by size, every set as good as the best, where
+    there are several. Both are ordered by number, which says nothing of the layers.
     `early_stop_risk`: of an order other than all utterances would give; None where every layer had all of them.
     """
 
@@ -104,6 +106,8 @@ class LayerScores(Result):
     layers: list[LayerScore]
     drop_order: list[int]
     best_sets: dict[int, list[int]] = {}
+    tied_layers: list[list[int]] = []
+    tied_sets: dict[int, list[list[int]]] = {}
     early_stop_risk: float | None = None
     data_sha256: str
     teacher_sha256: str
@@ -113,6 +117,7 @@ class PrunePlan(Result):
     """Which layers stay; 0-based and sorted.
 
     `latency_share` is the estimate, student / teacher, of a latency limit; None when nothing was measured.
+    `tied_layers`: layers whose scores were equal where the cut was made, so that their numbers chose among them.
     """
 
     num_layers: int
@@ -122,6 +127,7 @@ class PrunePlan(Result):
     student_parameters: int
     teacher_sha256: str
     latency_share: float | None = None
+    tied_layers: list[int] = []
 
 
 class TrainingReport(Result):
@@ -148,7 +154,8 @@ class ModelOrigin(Result):
     """What a model's folder says of itself: how to open it, and which teacher's licence binds it.
 
     Sources are as the run's params name them, folders with their full path: `codec` is a folder, a hub id at a
-    commit, or "" for the family's own. `retained` are the teacher's layers that it holds.
+    commit, or "" for the family's own. `retained` are the teacher's layers that it holds. `language` (ISO code) is what
+    its texts are read as.
     """
 
     family: str
@@ -158,6 +165,7 @@ class ModelOrigin(Result):
     teacher_sha256: str
     license: str
     retained: list[int] | None = None
+    language: str = "en"
 
 
 class VoicePrompt(Result):
@@ -245,7 +253,8 @@ class EvaluationReport(Result):
 
     `weights_sha256` names the weights of each system; evaluations made before it existed have none. With `metric` CER
     every WER is one of characters. `reference_wer` is that of the originals' codes, None for a benchmark without
-    originals. `deviations` say why the numbers are not those of a benchmark's published protocol.
+    originals. `other_voice_similarity` is the mean cosine of the teacher's speech to prompts in other voices, None
+    where there is one voice. `deviations` say why the numbers are not those of a benchmark's published protocol.
     """
 
     asr: str
@@ -261,6 +270,7 @@ class EvaluationReport(Result):
     language: str = "en"
     metric: Literal["WER", "CER"] = "WER"
     similarity_predictor: str = ""
+    other_voice_similarity: float | None = None
     deviations: list[str] = []
     groups: list[GroupResult] = []
 
@@ -355,7 +365,7 @@ class Lineage(Result):
     """Where a version comes from; enough to check it out again.
 
     `dvc_outputs`: path -> hash of all that the stages before the release put out, as dvc.lock has it; `dvc_revision`
-    is one hash of them.
+    is one hash of them. `tied_layers` as in `PrunePlan`.
     """
 
     git_sha: str
@@ -369,6 +379,7 @@ class Lineage(Result):
     retained: list[int]
     seed: int
     preset: str
+    tied_layers: list[int] = []
 
 
 class Release(Result):

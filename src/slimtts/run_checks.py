@@ -26,21 +26,19 @@ from slimtts.distill.ranks import torchrun, wanted_nodes
 from slimtts.distill.training import pick_device
 from slimtts.errors import InvalidInputError
 from slimtts.evaluation.normalization import simplified
-from slimtts.evaluation.recognition import recognizer_name
 from slimtts.evaluation.similarity import WavLmSimilarity
+from slimtts.evaluation.word_meter import WordMeter, name_of_recognizer, open_recognizer
 from slimtts.params import Params, StorageParams
 from slimtts.pruning.budget import DepthCost, Limit, most_layers
 from slimtts.pruning.plan import check_keep_layers, check_retained
 from slimtts.pruning.vocabulary import needed_ids, prompted_ids
 from slimtts.stages.benchmark_set import benchmark_rows
 from slimtts.stages.distill_student import check_cacheable
-from slimtts.stages.score_layers import open_recognizer
 from slimtts.stages.sentence_groups import check_groups
-from slimtts.stages.subset_data import first_choice, listed_texts, open_source
+from slimtts.stages.subset_data import first_choice, listed_texts, open_source, unreadable_texts
 from slimtts.teachers.base import Prompt, Teacher
 from slimtts.teachers.detection import stated_layers
 from slimtts.teachers.loading import load_teacher
-from slimtts.teachers.nano import bundle_folder
 
 TRIAL_TEXT = "one"  # in the grammar of every family
 TRIAL_S = 1.0
@@ -231,13 +229,13 @@ def check_disk(params: Params, teacher: Teacher, root: Path) -> None:
 
 def check_evaluation(params: Params, teacher: Teacher, root: Path) -> None:
     """Raises InvalidInputError for judges that do not know the language, or sentences that are not there."""
-    knobs, model = params.evaluate_student, params.recogniser.model
-    recognizer_name(str(bundle_folder() / "asr") if model == "bundled" else model, params.recogniser.beam_size)
-    if knobs.language != "en":
-        open_recognizer(params.recogniser).in_language(knobs.language)
-    if knobs.language == "zh":
+    knobs = params.evaluate_student
+    name_of_recognizer(params.recogniser)
+    if params.judged_language != "en":
+        WordMeter(params.for_evaluation(), open_recognizer(params.recogniser))
+    if params.judged_language == "zh":
         simplified(TRIAL_TEXT)
-    check_groups(knobs)
+    check_groups(params)
     benchmark_rows(params, root, teacher.layout.num_codes)
     if knobs.similarity != "bundled":
         WavLmSimilarity.load(knobs.similarity)
@@ -246,7 +244,7 @@ def check_evaluation(params: Params, teacher: Teacher, root: Path) -> None:
 def check_data(params: Params, teacher: Teacher, root: Path) -> None:
     """Raises InvalidInputError for data that are not there, are too few, or that this codec cannot encode."""
     source = open_source(params, teacher, root)
-    subset = first_choice(source, teacher, params)
+    subset = first_choice(source, teacher, params, unreadable_texts(source, teacher))
     if params.subset_data.speech != "corpus":
         listed_texts(subset, params, root)
     if any(row.id in source.recordings for row in (*subset.train, *subset.test)):

@@ -20,7 +20,7 @@ from slimtts.workspace import Workspace
 
 # Rate of the real codec, and rows of the embedding table that no token has.
 FAMILIES = {"llasa": (16_000, 7), "cosyvoice2": (24_000, 0), "neutts": (24_000, 7), "orpheus": (24_000, 7)}
-VOICES = ("anna", "tara")  # Orpheus knows tara by name and clones anna
+VOICES = ("anna", "orpheus:tara")  # Orpheus knows tara by name and clones anna
 METHODS = ("wli", "block_influence", "search")
 ROOT = Path(__file__).parents[2]
 KNOBS = {
@@ -79,7 +79,9 @@ def story(request, tmp_path_factory):
     workspace.root.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loading.FAMILIES[family], "load_codec", lambda *_: codec)
-        patch.setattr(neutts, "phonemes", str.upper)  # no espeak: letters are phonemes of this language
+        patch.setattr(
+            neutts, "phonemes", lambda text, language: text.upper()
+        )  # no espeak: letters are phonemes of this language
         for stage in (subset_data, score_layers, evaluate_student):
             patch.setattr(stage, "open_recognizer", lambda _: ToyRecognizer(codec))
         patch.setattr(register_model, "name_of_recognizer", lambda _: ToyRecognizer(codec).name)

@@ -21,7 +21,7 @@ CODEC = FrameCodec(24_000)
 @pytest.fixture
 def refused(tmp_path, monkeypatch, one_line):
     """Runs a stage on an untaught teacher and gives the one line that it ends with."""
-    monkeypatch.setattr(neutts, "phonemes", str.upper)
+    monkeypatch.setattr(neutts, "phonemes", lambda text, _: text.upper())
     for family in FAMILIES:
         monkeypatch.setattr(loading.FAMILIES[family], "load_codec", lambda *_: CODEC)
 

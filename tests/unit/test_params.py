@@ -212,5 +212,5 @@ def test_what_is_no_ordinary_file_is_one_line(tmp_path: Path, kind: str) -> None
 def test_the_english_normaliser_is_for_english(values: dict[str, Any]) -> None:
     values["recogniser"]["normalizer"] = "whisper_en"
     assert parse_params(values, "params.yaml").recogniser.normalizer == "whisper_en"
-    values["evaluate_student"]["language"] = "de"
-    assert "recogniser.normalizer = whisper_en with evaluate_student.language = de" in refusal(values)
+    values["teacher"]["language"] = values["evaluate_student"]["language"] = "de"
+    assert "recogniser.normalizer: observed whisper_en for language de" in refusal(values)

@@ -32,11 +32,15 @@ def interval(value, high=None):
     return Interval(value=value, low=value, high=value if high is None else high)
 
 
+def around(value):
+    return Interval(value=value, low=value - 0.01, high=value + 0.01)
+
+
 def system(name, wer=0.10, no_end_rate=0.0, lm_rtf=0.5, utterances=500, similarity=0.8):
     return SystemResult(
         name=name, num_layers=12, parameters=9_000_000, utterances=utterances, wer_corpus=interval(wer),
-        wer_mean=interval(wer), no_end_rate=no_end_rate, failures=0, similarity=interval(similarity),
-        mos=interval(3.0), mos_predictor="distillmos 0.9.0",
+        wer_mean=interval(wer), no_end_rate=no_end_rate, failures=0, similarity=around(similarity),
+        mos=around(3.0), mos_predictor="distillmos 0.9.0",
         speed=SpeedResult(
             lm_rtf=lm_rtf, end_to_end_rtf=lm_rtf, tokens_per_s=50, latency_p50_s=1, latency_p95_s=1, peak_memory_mb=1
         ),
@@ -55,7 +59,8 @@ def report(
     )  # fmt: skip
     fields = {
         "asr": "asr", "normalizer": "basic", "test_set_sha256": TEST_SET, "utterances": utterances,
-        "reference_wer": reference_wer, "systems": {"teacher": teacher, "student": student}, "gaps": [gap],
+        "reference_wer": reference_wer, "other_voice_similarity": 0.5,
+        "systems": {"teacher": teacher, "student": student}, "gaps": [gap],
         "machine": "here", "weights_sha256": {"teacher": "a" * 64, "student": "b" * 64},
     }  # fmt: skip
     return EvaluationReport(**{**fields, **other})
@@ -70,6 +75,10 @@ def test_a_good_student_is_accepted_with_every_limit_named():
         "The upper 95 % bound of the MOS drop is 0.1 of 5; at most 0.15 is allowed.",
         "The share of utterances that never end is 0 of all; at most 0.02 is allowed.",
         "The student's language model is 2 times faster; at least 1.2 is needed.",
+        "The recogniser got 5 % of the originals' words wrong; at most 10 % is allowed.",
+        "The recogniser got 10 % of the teacher's words wrong; at most 20 % is allowed.",
+        "The teacher's speech is 0.3 of cosine nearer to its prompt's voice than to other voices; "
+        "at least 0.05 is needed.",
     ]
 
 
@@ -150,6 +159,7 @@ NUMBERS = {
     "upper bound of the WER gap": lambda x: {"gap_high": x},
     "similarity gap": lambda x: {"similarity_gap": x},
     "lower bound of the MOS gap": lambda x: {"mos_low": x},
+    "similarity to other voices": lambda x: {"other_voice_similarity": x},
     "student's no-END rate": lambda x: {"student": system("student", no_end_rate=x, lm_rtf=0.25)},
     "teacher's LM-RTF": lambda x: {"teacher": system("teacher", lm_rtf=x)},
     "student's LM-RTF": lambda x: {"student": system("student", lm_rtf=x)},
@@ -179,6 +189,77 @@ def test_too_good_is_anomalous():
     verdict = judge(report(student=system("student", wer=0.02, lm_rtf=0.25)), GATE)
     assert verdict.decision == "ANOMALOUS"
     assert "3 points below that of the originals; more than 2" in verdict.reasons[0]
+
+
+USELESS_JUDGES = {
+    "hears nothing: random weights": (
+        {"reference_wer": 1.0, "systems": {name: system(name, wer=1.0) for name in ("teacher", "student")}},
+        [
+            "The recogniser got 100 % of the originals' words wrong; at most 10 % is allowed.",
+            "The recogniser got 100 % of the teacher's words wrong; at most 20 % is allowed.",
+        ],
+    ),
+    "hears the originals badly": (
+        {"reference_wer": 0.101},
+        ["The recogniser got 10.1 % of the originals' words wrong; at most 10 % is allowed."],
+    ),
+    "hears the teacher badly": (
+        {"reference_wer": None, "teacher": system("teacher", wer=0.201)},
+        ["The recogniser got 20.1 % of the teacher's words wrong; at most 20 % is allowed."],
+    ),
+    "counts characters": (
+        {"reference_wer": 0.5, "metric": "CER", "language": "zh"},
+        ["The recogniser got 50 % of the originals' characters wrong; at most 10 % is allowed."],
+    ),
+    "takes all voices for one": (
+        {"other_voice_similarity": 0.76},
+        [
+            "The teacher's speech is 0.04 of cosine nearer to its prompt's voice than to other voices; "
+            "at least 0.05 is needed."
+        ],
+    ),
+    "gives one cosine": (
+        {"teacher": system("teacher").model_copy(update={"similarity": interval(0.8)})},
+        ["The similarity was 0.8 for every sentence of the teacher: it judges nothing."],
+    ),
+    "gives one MOS": (
+        {"teacher": system("teacher").model_copy(update={"mos": interval(3.0)})},
+        ["The MOS was 3 for every sentence of the teacher: it judges nothing."],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", USELESS_JUDGES)
+def test_a_judge_that_cannot_judge_makes_it_incomplete(case):
+    observed, reasons = USELESS_JUDGES[case]
+    verdict = judge(report(**observed), GATE)
+    assert (verdict.decision, verdict.reasons) == ("INCOMPLETE", reasons)
+
+
+def test_what_judges_must_reach_is_a_limit_of_the_gate():
+    at_the_limit = {"reference_wer": 0.10, "teacher": system("teacher", wer=0.20), "other_voice_similarity": 0.75}
+    assert judge(report(**at_the_limit), GATE).decision == "ACCEPT"
+    lax = GATE.model_copy(update={"max_reference_wer": 0.4, "max_teacher_wer": 0.4, "min_voice_contrast": 0.0})
+    worse = {"reference_wer": 0.3, "teacher": system("teacher", wer=0.3), "other_voice_similarity": 0.8}
+    student = system("student", wer=0.3, lm_rtf=0.25)
+    assert judge(report(**worse, student=student), GATE).decision == "INCOMPLETE"
+    assert judge(report(**worse, student=student), lax).decision == "ACCEPT"
+    assert judge(report(other_voice_similarity=None), GATE).decision == "ACCEPT", "one voice has no other"
+
+
+def test_nothing_that_was_timed_could_be_heard():
+    # Seconds of work over the smallest audio that is divided by: no RTF, although a finite number.
+    verdict = judge(report(teacher=system("teacher", lm_rtf=0.1 / 1e-9)), GATE)
+    assert verdict.decision == "INCOMPLETE" and "teacher's LM-RTF was" in verdict.reasons[0]
+
+
+def test_layers_that_only_their_numbers_chose_make_it_incomplete():
+    verdict = promotion.judge(report(), GATE, LINEAGE.model_copy(update={"tied_layers": [2, 5]}))
+    assert verdict.decision == "INCOMPLETE"
+    assert verdict.reasons == [
+        "Layers [2, 5] have equal scores at the cut, so their numbers chose which of them stayed; "
+        "score on more utterances, or name the layers in prune_layers.retained."
+    ]
 
 
 def test_good_is_not_anomalous():
@@ -211,7 +292,7 @@ GOOD = report().model_dump()
 FIELDS = sorted(_leaves(GOOD), key=str)
 # Where it ran is no evidence, and without the others a report is an older one, of what was then the only kind; what is
 # None was not measured.
-BESIDE = ("machine", "benchmark", "language", "metric", "similarity_predictor")
+BESIDE = ("machine", "benchmark", "language", "metric", "similarity_predictor", "other_voice_similarity")
 BAD = ["nan", "inf", "-inf", None]
 
 

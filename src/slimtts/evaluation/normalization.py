@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, Literal
 
 from slimtts.errors import MissingToolError
+from slimtts.params import NORMALIZER_LANGUAGE
 
 Normalizer = Literal["basic", "seed_tts_eval", "seed_tts_eval_zh", "f5_tts", "whisper_en"]
 
@@ -30,6 +31,14 @@ _TYPESETTING = "".join(
 )  # fmt: skip
 _F5_TTS_DELETED = str.maketrans("", "", string.punctuation + _TYPESETTING)
 _SEED_TTS_EVAL_DELETED = str.maketrans("", "", string.punctuation.replace("'", "") + _TYPESETTING)
+
+
+def normalizer_for(language: str, normalizer: Normalizer) -> Normalizer:
+    """The normaliser as it is asked for, where it is one of `language` (ISO code); `basic` where it is another's.
+
+    A benchmark may be in another language than the data that heal: its protocol must not judge these.
+    """
+    return normalizer if NORMALIZER_LANGUAGE.get(normalizer, language) == language else "basic"
 
 
 def normalize(text: str, normalizer: Normalizer) -> str:

@@ -29,6 +29,7 @@ BATCH_WINDOWS = 16
 # Whisper gives 30 s of audio 448 decoder positions, at most half of them for new text; shorter windows get their share.
 WHISPER_WINDOW_S, WHISPER_POSITIONS = 30, 448
 FRAME_SAMPLES = 320
+LANGUAGE_KNOBS = "teacher.language or evaluate_student.language"
 MODEL_FILES = ("config.json", "model.bin", "tokenizer.json")
 
 
@@ -75,13 +76,13 @@ class Recognizer:
         whisper = self._whisper
         if not whisper.model.is_multilingual and language != "en":
             raise InvalidInputError(
-                "evaluate_student.language", f"{language} with {self.name}", "en, which is all that it knows",
+                LANGUAGE_KNOBS, f"{language} with {self.name}", "en, which is all that it knows",
                 "name a multilingual recogniser in recogniser.model",
             )  # fmt: skip
         try:
             told = Tokenizer(whisper.hf_tokenizer, whisper.model.is_multilingual, task="transcribe", language=language)
         except ValueError as error:
-            raise InvalidInputError("evaluate_student.language", language, error, "correct params.yaml") from None
+            raise InvalidInputError(LANGUAGE_KNOBS, language, error, "correct params.yaml") from None
         return replace(self, _tokenizer=told)
 
     def transcribe(self, waveforms: Sequence[np.ndarray], sample_rate_hz: int) -> list[str]:

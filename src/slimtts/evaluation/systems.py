@@ -23,7 +23,11 @@ MISSING = Interval(value=math.nan, low=math.nan, high=math.nan)
 
 @dataclass(frozen=True)
 class SpokenItem:
-    """One utterance of one system. `mos` is None where it was not rated."""
+    """One utterance of one system. `mos` is None where it was not rated.
+
+    `similarity` is the cosine to the prompt's voice, `other_similarity` to the prompt of a sentence in another voice,
+    None where there is none.
+    """
 
     id: str
     text: str
@@ -33,6 +37,7 @@ class SpokenItem:
     seconds: float
     similarity: float
     mos: float | None
+    other_similarity: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,31 @@ def _rated(items: Sequence[SpokenItem]) -> list[float]:
     return [item.mos for item in items if item.mos is not None]
 
 
+def other_voices(voices: Sequence[str]) -> list[int | None]:
+    """For each sentence the next one, around the end, in another voice; None where all are in one."""
+    count = len(voices)
+    return [
+        next((j % count for j in range(i + 1, i + count) if voices[j % count] != voices[i]), None) for i in range(count)
+    ]
+
+
+def other_voice_similarity(items: Sequence[SpokenItem]) -> float | None:
+    """Mean cosine to prompts in other voices; None where there is one voice."""
+    cosines = [item.other_similarity for item in items if item.other_similarity is not None]
+    return math.fsum(cosines) / len(cosines) if cosines else None
+
+
+def _mean(values: Sequence[float], samples: int, seed: int) -> Interval:
+    """Of a judge's scores; missing when there are none or one is not finite, for the gate to see."""
+    return bootstrap_mean(values, samples, seed) if values and np.isfinite(values).all() else MISSING
+
+
+def _mean_difference(system: Sequence[float], baseline: Sequence[float], samples: int, seed: int) -> Interval:
+    if not system or not np.isfinite([*system, *baseline]).all():
+        return MISSING
+    return paired_bootstrap_mean(system, baseline, samples, seed)
+
+
 def summarize(output: SystemOutput, mos_predictor: str, samples: int, seed: int) -> SystemResult:
     """Numbers of one system with bootstrap intervals; an utterance without audio is a failure and a full error."""
     items = output.items
@@ -65,8 +95,8 @@ def summarize(output: SystemOutput, mos_predictor: str, samples: int, seed: int)
         wer_mean=bootstrap_mean([e.wer for e in errors], samples, seed),
         no_end_rate=sum(not item.ended for item in items) / len(items),
         failures=sum(item.seconds == 0 for item in items),
-        similarity=bootstrap_mean([item.similarity for item in items], samples, seed),
-        mos=bootstrap_mean(rated, samples, seed) if rated else MISSING,
+        similarity=_mean([item.similarity for item in items], samples, seed),
+        mos=_mean(rated, samples, seed),
         mos_predictor=mos_predictor,
         speed=output.speed,
         weight_mb=output.weight_mb,
@@ -83,10 +113,10 @@ def compare(system: SystemOutput, baseline: SystemOutput, samples: int, seed: in
         baseline=baseline.name,
         wer_points=wer.points,
         p_value=wer.p_value,
-        similarity=paired_bootstrap_mean(
+        similarity=_mean_difference(
             [i.similarity for i in system.items], [i.similarity for i in baseline.items], samples, seed
         ),
-        mos=paired_bootstrap_mean(*rated, samples, seed) if rated[0] else MISSING,
+        mos=_mean_difference(*rated, samples, seed),
     )
 
 

@@ -33,6 +33,15 @@ def check_keep_layers(keep_layers: int, num_layers: int) -> None:
         )
 
 
+def left_to_chance(scores: LayerScores, retained: Sequence[int]) -> list[int]:
+    """Layers that scored the same, some of which are in `retained` while others are not; empty where scores chose."""
+    others = scores.tied_sets.get(len(retained), [])
+    if len(retained) in scores.best_sets:
+        in_all, in_any = (set(retained).intersection(*others), set(retained).union(*others))
+        return sorted(in_any - in_all)
+    return next((group for group in scores.tied_layers if 0 < len(set(group) & set(retained)) < len(group)), [])
+
+
 def plan_retained(scores: LayerScores, keep_layers: int) -> list[int]:
     """The best set of `keep_layers` layers; where layers were only scored one by one, the most important ones.
 

@@ -11,6 +11,7 @@ from typing import cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from slimtts.data.markup import without_marks
 from slimtts.errors import InvalidInputError
 from slimtts.evaluation.normalization import Normalizer
 from slimtts.params import Params, load_params
@@ -156,7 +157,7 @@ def read_content(run: Path) -> Content:
     sentences = []
     for kept in KeptAudio.read(workspace.evaluation / "kept.json").sentences:
         cells = {
-            column.name: _cell(kept, column.name, _sound(audio, column.name, kept.id), rows, facts.evaluation)
+            column.name: _cell(kept, column.name, _sound(audio, column.name, kept.id), rows, facts)
             for column in columns
         }
         prompt = _sound(audio, "prompt", kept.id)
@@ -164,12 +165,14 @@ def read_content(run: Path) -> Content:
     return Content(workspace, facts, columns, sentences)
 
 
-def _cell(kept: KeptSentence, column: str, sound: str | None, rows: Rows, report: EvaluationReport) -> Cell:
+def _cell(kept: KeptSentence, column: str, sound: str | None, rows: Rows, facts: RunFacts) -> Cell:
     row = rows.get((column, kept.id))
     transcript = row.transcript if row else kept.original_transcript if column == "original" else None
     if transcript is None:
         return Cell(sound)
-    words = mark_words(kept.text, transcript, cast(Normalizer, report.normalizer), report.metric)
+    report, family = facts.evaluation, facts.params.teacher.family
+    expected, heard = (without_marks(text, family) for text in (kept.text, transcript))
+    words = mark_words(expected, heard, cast(Normalizer, report.normalizer), report.metric)
     wer = word_error_rate(words)
     if row is None:
         return Cell(sound, words, wer)

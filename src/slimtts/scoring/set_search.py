@@ -11,6 +11,7 @@ Sets that begin with the same layers share what these compute, and no distributi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -19,7 +20,9 @@ from typing import Any
 import torch
 
 from slimtts.decoding.teacher_forcing import ForcedBatch
+from slimtts.errors import InvalidInputError
 from slimtts.scoring.shared_prefix import Layers, divergence_sums, expected_speech
+from slimtts.scoring.ties import are_equal
 from slimtts.teachers.base import SpeechTokenLayout
 
 # One batch under all sets of a level: set -> KL, summed over the batch's targets.
@@ -32,6 +35,11 @@ class ScoredSet:
 
     retained: Layers
     divergence: float
+
+
+def as_good_as_best(level: Sequence[ScoredSet]) -> list[list[int]]:
+    """The sets of a level, best first, that are as good as its first."""
+    return [list(one.retained) for one in level if are_equal(one.divergence, level[0].divergence)]
 
 
 def measured_here(jobs: Mapping[str, Measurement]) -> dict[str, dict[Layers, float]]:
@@ -57,6 +65,9 @@ def search_sets(
 
     A level's measurements, one a batch, are independent: `measured` may keep them or share them out.
     `after_level` is told each level.
+
+    Raises:
+        InvalidInputError: a divergence is not finite: nothing can be ranked by it.
     """
     num_layers, positions = len(model.model.layers), sum(int(batch.is_target.sum()) for batch in batches)
     expected = cache(lambda index: expected_speech(model, layout, batches[index]))
@@ -74,6 +85,12 @@ def search_sets(
         }
         found = measured(jobs)
         level = [ScoredSet(one, sum(found[name][one] for name in jobs) / positions) for one in sets]
+        wrong = [one for one in level if not math.isfinite(one.divergence)]
+        if wrong:
+            raise InvalidInputError(
+                f"divergence of the teacher with layers {list(wrong[0].retained)} alone", wrong[0].divergence,
+                "a finite number", "check the teacher's weights: say something with it",
+            )  # fmt: skip
         levels.append(sorted(level, key=lambda one: (one.divergence, one.retained)))
         after_level(levels[-1])
     return levels

@@ -17,14 +17,21 @@ import torch
 from slimtts.decoding.generation import Generated, generate
 from slimtts.evaluation.agreement import measure_agreement
 from slimtts.evaluation.naturalness import MosPredictor
-from slimtts.evaluation.normalization import simplified
 from slimtts.evaluation.protocols import deviations
-from slimtts.evaluation.recognition import Recognizer
 from slimtts.evaluation.similarity import SpeakerSimilarity, VoiceEncoder, WavLmSimilarity
 from slimtts.evaluation.speed import SpeedJob, measure_speed
-from slimtts.evaluation.systems import SpokenItem, SystemOutput, as_arrays, compare, summarize
+from slimtts.evaluation.systems import (
+    SpokenItem,
+    SystemOutput,
+    as_arrays,
+    compare,
+    other_voice_similarity,
+    other_voices,
+    summarize,
+)
 from slimtts.evaluation.table import evaluation_table
-from slimtts.evaluation.word_errors import WordErrors, corpus_wer, count_word_errors, metric_of
+from slimtts.evaluation.word_errors import WordErrors, corpus_wer
+from slimtts.evaluation.word_meter import WordCounter, WordMeter, name_of_recognizer, open_recognizer
 from slimtts.params import Params
 from slimtts.progress import progress_bar
 from slimtts.quantization.memory import weight_bytes
@@ -33,7 +40,6 @@ from slimtts.results import EvaluationReport, PairedGap, SubsetReport
 from slimtts.shared_work import make_items, progress_of
 from slimtts.stages.benchmark_set import BenchmarkSet, open_benchmark
 from slimtts.stages.kept_audio import keep_audio
-from slimtts.stages.score_layers import open_recognizer
 from slimtts.stages.sentence_groups import SentenceGroup, best_take, group_results, sentence_groups
 from slimtts.stages.student_variants import variant_folders
 from slimtts.stages.voices import SpeakingTask
@@ -60,7 +66,7 @@ CODE = (
 class Judges:
     """The models that listen, and the voices they compare with."""
 
-    recognizer: Recognizer
+    words: WordMeter
     similarity: VoiceEncoder
     mos: MosPredictor
     prompt_voices: np.ndarray
@@ -90,42 +96,43 @@ def describe_machine(threads: int) -> str:
     return f"{names[0] if names else platform.processor()}, {threads} threads"
 
 
+def open_voice_encoder(source: str) -> VoiceEncoder:
+    """As `evaluate_student.similarity` names it: "bundled", or a WavLM."""
+    return SpeakerSimilarity() if source == "bundled" else WavLmSimilarity.load(source)
+
+
 def listen(
     tasks: Sequence[SpeakingTask],
     spoken: Sequence[Generated],
     waves: Sequence[torch.Tensor],
     judges: Judges,
-    params: Params,
     rate_hz: int,
     mos_utterances: int,
 ) -> list[SpokenItem]:
     """What the judges heard; the first `mos_utterances` are rated."""
-    audio, metric = as_arrays(waves), metric_of(params.evaluate_student.language)
-    transcripts = transcribe(judges.recognizer, audio, rate_hz, params.evaluate_student.language)
-    similarity = np.sum(judges.similarity.embed(audio, rate_hz) * judges.prompt_voices, axis=1)
+    audio = as_arrays(waves)
+    transcripts = judges.words.transcribe(audio, rate_hz)
+    voices = judges.similarity.embed(audio, rate_hz)
+    similarity = np.sum(voices * judges.prompt_voices, axis=1)
+    others = other_voices([task.prompt.voice for task in tasks])
     rated = judges.mos.predict(audio[:mos_utterances], rate_hz)
     items = []
     for i, (task, made) in enumerate(zip(tasks, spoken, strict=True)):
-        errors = count_word_errors(task.utterance.text, transcripts[i], params.recogniser.normalizer, metric)
+        other = others[i]
         items.append(
             SpokenItem(
                 task.utterance.id,
                 task.utterance.text,
                 transcripts[i],
-                errors,
+                judges.words.count(task.utterance.text, transcripts[i]),
                 made.ended,
                 len(audio[i]) / rate_hz,
                 float(similarity[i]),
                 rated[i] if i < len(rated) else None,
+                None if other is None else float(voices[i] @ judges.prompt_voices[other]),
             )
         )
     return items
-
-
-def transcribe(recognizer: Recognizer, audio: Sequence[np.ndarray], rate_hz: int, language: str) -> list[str]:
-    """Texts; Chinese in simplified characters."""
-    texts = recognizer.transcribe(audio, rate_hz)
-    return [simplified(text) for text in texts] if language == "zh" else texts
 
 
 @dataclass(frozen=True)
@@ -166,19 +173,15 @@ class Hearing:
     @cached_property
     def judges(self) -> Judges:
         """Loaded once."""
-        knobs, recognizer = self.params.evaluate_student, open_recognizer(self.params.recogniser)
-        if knobs.language != "en":
-            recognizer = recognizer.in_language(knobs.language)
-        bundled = knobs.similarity == "bundled"
-        similarity: VoiceEncoder = SpeakerSimilarity() if bundled else WavLmSimilarity.load(knobs.similarity)
+        words = WordMeter(self.params, open_recognizer(self.params.recogniser))
+        similarity = open_voice_encoder(self.params.evaluate_student.similarity)
         voices = similarity.embed(self.benchmark.prompt_waves(self.teacher), self.rate_hz)
-        return Judges(recognizer, similarity, MosPredictor(), voices)
+        return Judges(words, similarity, MosPredictor(), voices)
 
     def hear_originals(self, out: Path) -> None:
         """transcripts.json of the corpus' own codes."""
         waves = [self.teacher.audio(t.utterance.codes) for t in self.tasks]
-        language = self.params.evaluate_student.language
-        heard = transcribe(self.judges.recognizer, as_arrays(waves), self.rate_hz, language)
+        heard = self.judges.words.transcribe(as_arrays(waves), self.rate_hz)
         out.mkdir()
         (out / "transcripts.json").write_text(json.dumps(heard))
 
@@ -191,9 +194,9 @@ class Hearing:
         spoken = generate(system.model, system.layout, ids, self.params.decoding)
         waves = [self.teacher.audio(s.codes) for s in spoken]
         rated = self.params.evaluate_student.mos_utterances
-        items = listen(self.tasks, spoken, waves, self.judges, self.params, self.rate_hz, rated)
+        items = listen(self.tasks, spoken, waves, self.judges, self.rate_hz, rated)
         model, judges = system.model, self.judges
-        names = (judges.recognizer.name, judges.mos.name, judges.similarity.name)
+        names = (judges.words.name, judges.mos.name, judges.similarity.name)
         heard = Heard(
             model.config.num_hidden_layers,
             model.num_parameters(),
@@ -218,7 +221,7 @@ class Hearing:
             for decoding in group.takes:
                 spoken = generate(system.model, system.layout, ids, decoding)
                 waves = [self.teacher.audio(s.codes) for s in spoken]
-                takes.append(listen(group.tasks, spoken, waves, judges, self.params, self.rate_hz, 0))
+                takes.append(listen(group.tasks, spoken, waves, judges, self.rate_hz, 0))
             heard[group.name] = best_take(takes)
         return heard
 
@@ -232,7 +235,7 @@ def hearing_progress(
     marks = (
         params.teacher, params.decoding, params.recogniser, knobs.mos_utterances, knobs.language, knobs.similarity,
         benchmark.sha256, [(group.name, group.sha256, group.takes) for group in groups], data,
-        torch.cuda.is_available(),
+        torch.cuda.is_available(), name_of_recognizer(params.recogniser),
     )  # fmt: skip
     return progress_of(workspace.evaluation_progress, CODE, *marks)
 
@@ -256,6 +259,7 @@ def hear_all(params: Params, workspace: Workspace, hearing: Hearing) -> dict[str
 
 def open_hearing(params: Params, workspace: Workspace) -> Hearing:
     """The teacher's codec and the sentences that judge."""
+    params = params.for_evaluation()
     teacher = load_teacher(params.teacher, with_model=False)
     return Hearing(params, workspace, teacher, open_benchmark(params, workspace, teacher))
 
@@ -267,14 +271,15 @@ def fill_progress(params: Params, workspace: Workspace) -> None:
 
 def evaluate_student(params: Params, workspace: Workspace) -> EvaluationReport:
     """Writes evaluation.json, table.md, utterances.jsonl, kept.json and audio/ below `workspace.evaluation`."""
-    knobs, threads, normalizer = params.evaluate_student, torch.get_num_threads(), params.recogniser.normalizer
+    params = params.for_evaluation()
+    knobs, threads = params.evaluate_student, torch.get_num_threads()
     hearing = open_hearing(params, workspace)
     tasks, teacher = hearing.tasks, hearing.teacher
     folders = hear_all(params, workspace, hearing)
     transcripts = json.loads((folders["original"] / "transcripts.json").read_text())
-    metric = metric_of(knobs.language)
+    words = WordCounter.of(params)
     reference = [
-        count_word_errors(task.utterance.text, transcript, normalizer, metric)
+        words.count(task.utterance.text, transcript)
         for task, transcript in zip(tasks, transcripts, strict=True)
         if task.utterance.codes
     ]
@@ -293,7 +298,7 @@ def evaluate_student(params: Params, workspace: Workspace) -> EvaluationReport:
     students = {name: folder for name, folder in systems.items() if name != "teacher"}
     report = EvaluationReport(
         asr=listener.asr,
-        normalizer=normalizer,
+        normalizer=words.normalizer,
         test_set_sha256=hearing.benchmark.sha256,
         utterances=len(tasks),
         reference_wer=reference_wer,
@@ -306,8 +311,9 @@ def evaluate_student(params: Params, workspace: Workspace) -> EvaluationReport:
         weights_sha256={name: own.weights_sha256 for name, own in heard.items()},
         benchmark=knobs.benchmark,
         language=knobs.language,
-        metric=metric,
+        metric=words.metric,
         similarity_predictor=listener.similarity_predictor,
+        other_voice_similarity=other_voice_similarity(outputs["teacher"].items),
         groups=group_results(
             hearing.groups, {n: own.groups for n, own in heard.items()}, knobs.bootstrap_samples, knobs.seed
         ),

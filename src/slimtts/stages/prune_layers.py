@@ -13,7 +13,7 @@ from slimtts.decoding.teacher_forcing import ForcedBatch
 from slimtts.params import Params, PruneLayersParams
 from slimtts.pruning.budget import DepthCost, Limit, latency_cost, most_layers, parameter_cost
 from slimtts.pruning.ffn_width import keep_channels, kept_width, narrow_ffn
-from slimtts.pruning.plan import check_retained, plan_retained
+from slimtts.pruning.plan import check_retained, left_to_chance, plan_retained
 from slimtts.pruning.surgery import remove_layers
 from slimtts.quantization.placement import place_for_speech
 from slimtts.results import LayerScores, PrunePlan
@@ -62,10 +62,10 @@ def narrowed_teacher(model: Any, ffn_share: float) -> Any:
 
 def choose_layers(
     knobs: PruneLayersParams, teacher: Teacher, workspace: Workspace
-) -> tuple[list[int], DepthCost | None]:
-    """The layers that stay, and what latency was measured to be when it has a limit."""
+) -> tuple[list[int], list[int], DepthCost | None]:
+    """The layers that stay, those tied at the cut, and what latency was measured to be when it has a limit."""
     if knobs.retained:
-        return check_retained(knobs.retained, teacher.num_layers), None
+        return check_retained(knobs.retained, teacher.num_layers), [], None
     scores = LayerScores.read(workspace.scores / "scores.json")
     full_depth = narrowed_teacher(teacher.model, knobs.ffn_share)
     parameters = parameter_cost(teacher.model, full_depth)
@@ -75,7 +75,8 @@ def choose_layers(
         latency = latency_where_it_speaks(teacher, full_depth)
         limits.append(Limit("prune_layers.max_latency_share", knobs.max_latency_share, latency))
     depth = most_layers(knobs.keep_layers, teacher.num_layers, limits)
-    return plan_retained(scores, depth), latency
+    retained = plan_retained(scores, depth)
+    return retained, left_to_chance(scores, retained), latency
 
 
 def latency_where_it_speaks(teacher: Teacher, full_depth: Any) -> DepthCost:
@@ -92,7 +93,7 @@ def prune_layers(params: Params, workspace: Workspace) -> PrunePlan:
     knobs = params.prune_layers
     teacher = load_teacher(params.teacher)
     batches = calibration_batches(knobs, teacher, workspace)
-    retained, latency = choose_layers(knobs, teacher, workspace)
+    retained, tied, latency = choose_layers(knobs, teacher, workspace)
     student = remove_layers(teacher.model, retained)
     if knobs.ffn_share < 1:
         student = narrow_ffn(student, batches, knobs.ffn_share)
@@ -104,6 +105,7 @@ def prune_layers(params: Params, workspace: Workspace) -> PrunePlan:
         student_parameters=student.num_parameters(),
         teacher_sha256=teacher.weights_sha256,
         latency_share=latency.share(len(retained)) if latency else None,
+        tied_layers=tied,
     )
     with atomic_path(workspace.pruned) as out:
         out.mkdir()
@@ -111,6 +113,10 @@ def prune_layers(params: Params, workspace: Workspace) -> PrunePlan:
         save_tokenizer(teacher.tokenizer, out / "model")
         plan.write(out / "plan.json")
     logger.info(decision(plan))
+    if tied:
+        logger.warning(
+            "layers %s have equal scores at the cut: their numbers chose, the gate will say INCOMPLETE", tied
+        )
     return plan
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import yaml
 
-from slimtts.evaluation.recognition import recognizer_name
-from slimtts.params import Params, RecogniserParams
+from slimtts.evaluation.word_meter import name_of_recognizer
+from slimtts.params import Params
 from slimtts.promotion import judge
 from slimtts.results import (
     EvaluationReport,
@@ -29,7 +29,6 @@ from slimtts.stages.voices import speaking_tasks
 from slimtts.storage import atomic_path
 from slimtts.teachers.checkpoint import hash_weights
 from slimtts.teachers.model_folder import ORIGIN, VOICES
-from slimtts.teachers.nano import bundle_folder
 from slimtts.workspace import STAGES, Workspace
 
 logger = logging.getLogger(__name__)
@@ -39,6 +38,7 @@ def headline_metrics(report: EvaluationReport) -> dict[str, float]:
     """The numbers a registry page should show."""
     student, teacher = report.systems["student"], report.systems["teacher"]
     gap = report.gap("student", "teacher")
+    judges = {"reference_wer": report.reference_wer, "other_voice_similarity": report.other_voice_similarity}
     return {
         "student_wer": student.wer_corpus.value,
         "teacher_wer": teacher.wer_corpus.value,
@@ -50,7 +50,7 @@ def headline_metrics(report: EvaluationReport) -> dict[str, float]:
         "lm_speedup": teacher.speed.lm_rtf / student.speed.lm_rtf,
         "parameter_share": student.parameters / teacher.parameters,
         "utterances": float(report.utterances),
-    }
+    } | {name: value for name, value in judges.items() if value is not None}
 
 
 def evaluated_voices(workspace: Workspace, utterances: int) -> Voices:
@@ -75,12 +75,6 @@ def dvc_revision(outputs: dict[str, str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest() if outputs else "none"
 
 
-def name_of_recognizer(params: RecogniserParams) -> str:
-    """The name that evaluations by it carry, from its files alone."""
-    model = str(bundle_folder() / "asr") if params.model == "bundled" else params.model
-    return recognizer_name(model, params.beam_size)
-
-
 def register_model(params: Params, workspace: Workspace) -> Release:
     """Writes release.json, card.md and model/, with README.md and voices.json, below `workspace.release`.
 
@@ -103,6 +97,7 @@ def register_model(params: Params, workspace: Workspace) -> Release:
         retained=plan.retained,
         seed=params.distill_student.seed,
         preset=params.distill_student.preset,
+        tied_layers=plan.tied_layers,
     )
     release = Release(
         model_name=params.register_model.model_name,

@@ -4,35 +4,34 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from slimtts.data.batching import token_budget_batches
 from slimtts.decoding.teacher_forcing import ForcedBatch, collate, forced_sequence
 from slimtts.distill.acceleration import allow_tf32
 from slimtts.distill.training import pick_device
-from slimtts.evaluation.recognition import Recognizer
 from slimtts.evaluation.statistics import bootstrap_mean
-from slimtts.evaluation.word_errors import WordErrors, count_word_errors
-from slimtts.params import Params, RecogniserParams
+from slimtts.evaluation.word_errors import WordErrors
+from slimtts.evaluation.word_meter import WordCounter, WordMeter, name_of_recognizer, open_recognizer
+from slimtts.params import Params
 from slimtts.plots.importance import plot_scores
 from slimtts.progress import progress_bar
 from slimtts.results import Interval, LayerScore, LayerScores, SubsetReport
 from slimtts.scoring.block_influence import block_influence
 from slimtts.scoring.early_stop import order_with_settled, settled_ranks
-from slimtts.scoring.set_search import Measurement, ScoredSet, search_sets
+from slimtts.scoring.set_search import Measurement, ScoredSet, as_good_as_best, search_sets
 from slimtts.scoring.shared_prefix import Layers
+from slimtts.scoring.ties import require_finite, tied_groups
 from slimtts.scoring.wli import FULL_MODEL, Trial, leave_one_out
 from slimtts.shared_work import make_items, progress_of
 from slimtts.stages.voices import SpeakingTask, speaking_tasks
 from slimtts.storage import atomic_path
 from slimtts.teachers.base import Teacher
 from slimtts.teachers.loading import load_teacher
-from slimtts.teachers.nano import bundle_folder
 from slimtts.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -42,17 +41,6 @@ TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 16_384}
 UTTERANCES_A_GROUP = 8  # spoken together
 GROUPS_A_LOOK, LOOKS = 2, 8  # at least so many between two looks at which layers are settled; at most so many looks
 CODE = ("scoring", "decoding", "stages/score_layers.py")  # measurements by other code are not gone on with
-
-
-def open_recognizer(params: RecogniserParams) -> Recognizer:
-    """The recogniser named in params; "bundled" is the one that comes with the nano teacher."""
-    model = str(bundle_folder() / "asr") if params.model == "bundled" else params.model
-    return Recognizer.load(model, params.beam_size)
-
-
-def transcriber(teacher: Teacher, recognizer: Recognizer) -> Callable[[Sequence[torch.Tensor]], list[str]]:
-    """Waveforms in, transcripts out."""
-    return lambda waves: recognizer.transcribe([w.numpy() for w in waves], teacher.codec.sample_rate_hz)
 
 
 def forced_batches(teacher: Teacher, tasks: Sequence[SpeakingTask]) -> list[ForcedBatch]:
@@ -66,8 +54,9 @@ def forced_batches(teacher: Teacher, tasks: Sequence[SpeakingTask]) -> list[Forc
 def by_layer_of(trials: Sequence[Trial], params: Params) -> dict[int, list[tuple[WordErrors, bool]]]:
     """Word errors and whether it ended, of all trials without a layer, in their order."""
     by_layer: dict[int, list[tuple[WordErrors, bool]]] = {}
+    words = WordCounter.of(params)
     for trial in trials:
-        errors = count_word_errors(trial.text, trial.transcript, params.recogniser.normalizer)
+        errors = words.count(trial.text, trial.transcript)
         by_layer.setdefault(trial.layer, []).append((errors, trial.ended))
     return by_layer
 
@@ -155,6 +144,10 @@ def score_layers(params: Params, workspace: Workspace) -> LayerScores:
         out.mkdir()
         scores.write(out / "scores.json")
         plot_scores(scores, out / "scores.png")
+    for group in scores.tied_layers:
+        logger.warning("layers %s have equal scores: their order says nothing", group)
+    for size, sets in scores.tied_sets.items():
+        logger.warning("%d sets of %d layers are equally good: %s is only the first", len(sets), size, sets[0])
     logger.info(
         "%s: layers from least to most important: %s; best sets %s", scores.method, scores.drop_order, scores.best_sets
     )
@@ -170,11 +163,14 @@ def measure_layers(params: Params, workspace: Workspace) -> LayerScores:
     teacher.model.to(device)
     data = SubsetReport.read(workspace.data / "report.json")
     tasks = speaking_tasks(workspace, "selection", knobs.utterances)
-    marks = (knobs, params.decoding, params.recogniser, data.data_sha256, teacher.weights_sha256)
+    listener = (params.teacher.language, name_of_recognizer(params.recogniser)) if knobs.method == "wli" else ()
+    marks = (knobs, params.decoding, params.recogniser, listener, data.data_sha256, teacher.weights_sha256)
     progress = progress_of(workspace.scoring_progress, CODE, *marks)
     reference, best_sets, stop = None, {}, EarlyStop(params, teacher.num_layers, len(tasks))
+    tied_sets: dict[int, list[list[int]]] = {}
     if knobs.method == "wli":
-        transcribe = transcriber(teacher, open_recognizer(params.recogniser))
+        words = WordMeter(params, open_recognizer(params.recogniser))
+        transcribe = words.transcriber(teacher.codec.sample_rate_hz)
         with progress_bar(total=len(tasks), desc="speaking without each layer", unit="utterance") as bar:
             trials = leave_one_out(
                 teacher,
@@ -197,14 +193,19 @@ def measure_layers(params: Params, workspace: Workspace) -> LayerScores:
         alone = {(set(range(teacher.num_layers)) - set(s.retained)).pop(): s.divergence for s in levels[0]}
         layers = [LayerScore(layer=i, importance=alone[i]) for i in range(teacher.num_layers)]
         best_sets = {len(level[0].retained): list(level[0].retained) for level in levels}
+        tied_sets = {len(level[0].retained): ties for level in levels if len(ties := as_good_as_best(level)) > 1}
+    importance = [score.importance for score in layers]
+    require_finite(importance)
     return LayerScores(
         method=knobs.method,
         num_layers=teacher.num_layers,
         utterances=len(tasks),
         reference_wer=reference,
         layers=layers,
-        drop_order=order_with_settled([s.importance for s in layers], stop.settled),
+        drop_order=order_with_settled(importance, stop.settled),
         best_sets=best_sets,
+        tied_layers=tied_groups(importance, stop.settled),
+        tied_sets=tied_sets,
         early_stop_risk=knobs.early_stop_risk if knobs.method == "wli" else None,
         data_sha256=data.data_sha256,
         teacher_sha256=teacher.weights_sha256,

@@ -52,7 +52,7 @@ def sentence_groups(params: Params, tasks: Sequence[SpeakingTask]) -> list[Sente
         InvalidInputError: hard sentences of a language that has none here.
     """
     knobs = params.evaluate_student
-    check_groups(knobs)
+    check_groups(params)
     groups = []
     if knobs.hard_sentences:
         groups.append(_hard_group(params, tasks))
@@ -69,11 +69,11 @@ def sentence_groups(params: Params, tasks: Sequence[SpeakingTask]) -> list[Sente
     return groups
 
 
-def check_groups(knobs: EvaluateStudentParams) -> None:
+def check_groups(params: Params) -> None:
     """Raises InvalidInputError for hard sentences of a language that has none here."""
-    if knobs.hard_sentences and knobs.language != "en":
+    if params.evaluate_student.hard_sentences and params.judged_language != "en":
         raise InvalidInputError(
-            "evaluate_student.hard_sentences", f"true for language {knobs.language}", "English has such a set",
+            "evaluate_student.hard_sentences", f"true for language {params.judged_language}", "English has such a set",
             "say false; seed-tts-eval's hardcase.lst is one for zh",
         )  # fmt: skip
 

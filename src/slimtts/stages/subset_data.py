@@ -18,11 +18,11 @@ from slimtts.data.splits import Candidate
 from slimtts.data.subset import Subset, select_subset, total_hours, vocabulary_of
 from slimtts.data.text_list import read_text_list
 from slimtts.errors import InvalidInputError
+from slimtts.evaluation.word_meter import WordMeter, open_recognizer
 from slimtts.params import Params
 from slimtts.progress import progress_bar
 from slimtts.quantization.placement import place_for_speech
 from slimtts.results import SplitSummary, SubsetReport
-from slimtts.stages.score_layers import open_recognizer, transcriber
 from slimtts.stages.teacher_speech import Demands, keep_best, lines_to_speak, misread, progress_folder, speak_lines
 from slimtts.storage import atomic_path
 from slimtts.teachers.base import Teacher
@@ -94,7 +94,7 @@ def choose(
     Raises:
         InvalidInputError: the source is too small, or a recording is bad and `subset_data.on_bad_audio` says fail.
     """
-    unusable: dict[str, str] = {}
+    unusable = unreadable_texts(source, teacher)
     while True:
         subset = first_choice(source, teacher, params, unusable)
         ids = [row.id for split in SPLITS for row in getattr(subset, split)]
@@ -105,6 +105,11 @@ def choose(
             codes = {i: encoded.codes[i] if i in encoded.codes else source.codes_of(i) for i in ids}
             return subset, codes, source.dropped + Counter(unusable.values())
         unusable |= encoded.unusable
+
+
+def unreadable_texts(source: SpeechSource, teacher: Teacher) -> dict[str, str]:
+    """Ids of rows whose text this teacher cannot read, with the reason."""
+    return {row.id: "text_unreadable" for row in source.candidates if teacher.family.unreadable(row.text)}
 
 
 def first_choice(source: SpeechSource, teacher: Teacher, params: Params, unusable: Collection[str] = ()) -> Subset:
@@ -149,9 +154,9 @@ def speak(
     listed, unlisted = listed_texts(subset, params, workspace.root)
     targets = [*subset.train, *further_texts(subset, knobs.extra_texts), *listed]
     lines = lines_to_speak(targets, subset.train, {row.id: row for row in recorded}, knobs.seed)
-    recognizer = open_recognizer(params.recogniser)
-    folder = progress_folder(workspace.speaking_progress, lines, params, teacher, recognizer.name)
-    transcribe = transcriber(teacher, recognizer)
+    words = WordMeter(params, open_recognizer(params.recogniser))
+    folder = progress_folder(workspace.speaking_progress, lines, params, teacher, words.name)
+    transcribe = words.transcriber(teacher.codec.sample_rate_hz)
     place_for_speech(teacher.model)
     with progress_bar(total=len(lines), desc="the teacher speaks", unit="text") as bar:
         takes = speak_lines(teacher, lines, params, transcribe, MIN_SPEECH_S, folder, lambda n: bar.update(n))

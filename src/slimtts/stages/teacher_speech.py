@@ -20,7 +20,7 @@ from slimtts.data.texts import text_key
 from slimtts.decoding.generation import generate
 from slimtts.errors import InvalidInputError
 from slimtts.evaluation.spoken_forms import count_spoken_errors
-from slimtts.evaluation.word_errors import count_word_errors, metric_of
+from slimtts.evaluation.word_meter import WordCounter
 from slimtts.params import DecodingParams, Params
 from slimtts.scoring.wli import Transcribe
 from slimtts.shared_work import make_items
@@ -110,14 +110,15 @@ def take_decodings(params: Params, group: int) -> list[DecodingParams]:
     return decodings
 
 
-def take_wer(text: str, transcript: str, params: Params) -> float:
+def take_wer(text: str, transcript: str, words: WordCounter) -> float:
     """Of one take; in English, errors count only when both conventions see them: as scored, and as spoken.
 
     Scored alone, perfect readings would be lost to how the recogniser writes: "50" for fifty, "Mr." for mister.
     """
-    language = params.evaluate_student.language
-    wer = count_word_errors(text, transcript, params.recogniser.normalizer, metric_of(language)).wer
-    return min(wer, count_spoken_errors(text, transcript).wer) if wer and language == "en" else wer
+    wer = words.count(text, transcript).wer
+    if not wer or words.language != "en":
+        return wer
+    return min(wer, count_spoken_errors(words.without_marks(text), words.without_marks(transcript)).wer)
 
 
 def speak_takes(
@@ -125,6 +126,7 @@ def speak_takes(
 ) -> list[list[Take]]:
     """Takes of every line in order. A line with a perfect take is not spoken again: no later take could be better."""
     takes: list[list[Take]] = [[] for _ in lines]
+    words = WordCounter.of(params)
     for decoding in take_decodings(params, group):
         wanting = [i for i, made in enumerate(takes) if not any(perfect.flaw(take) is None for take in made)]
         if not wanting:
@@ -133,7 +135,7 @@ def speak_takes(
         spoken = generate(teacher.model, teacher.layout, ids, decoding)
         transcripts = transcribe([teacher.audio(s.codes) for s in spoken])
         for i, made, transcript in zip(wanting, spoken, transcripts, strict=True):
-            wer = take_wer(lines[i].text, transcript, params)
+            wer = take_wer(lines[i].text, transcript, words)
             takes[i].append(Take(made.codes, made.ended, transcript, wer))
     return takes
 
@@ -207,7 +209,7 @@ def progress_folder(root: Path, lines: Sequence[Line], params: Params, teacher: 
     knobs = params.subset_data
     parts = (
         lines, knobs.teacher_takes, knobs.teacher_temperature, knobs.seed, params.decoding, params.recogniser,
-        recognizer, params.evaluate_student.language, teacher.weights_sha256, LINES_A_GROUP, TAKES_FORMAT,
+        recognizer, params.teacher.language, teacher.weights_sha256, LINES_A_GROUP, TAKES_FORMAT,
     )  # fmt: skip
     mark = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
     for other in root.glob("*"):

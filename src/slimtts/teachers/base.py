@@ -118,6 +118,18 @@ class Family(Protocol):
         """A token corpus that comes with the family; most have none."""
         return None
 
+    def in_language(self, language: str) -> Family:
+        """The family for texts in a language (ISO code); one that reads texts as they are written has no other form.
+
+        Raises:
+            InvalidInputError: the family cannot read that language.
+        """
+        return self
+
+    def unreadable(self, text: str) -> str:
+        """What of a text the family cannot read, or ""."""
+        return ""
+
     def load_codec(self, source: str) -> SpeechCodec:
         """The codec at `source`, a folder or hub id; "" is the family's own."""
         ...
@@ -161,7 +173,7 @@ class StreamsText(Protocol):
 
 @dataclass(frozen=True)
 class Teacher:
-    """A teacher ready for work; `source`, `revision` and `codec_source` are as params name them, or empty."""
+    """A teacher ready for work, its family in `language`; sources and revision are as params name them, or empty."""
 
     family: Family
     model: Any
@@ -174,6 +186,7 @@ class Teacher:
     source: str = ""
     revision: str = ""
     codec_source: str = ""
+    language: str = "en"
 
     @property
     def training_hours(self) -> float:

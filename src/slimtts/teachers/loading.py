@@ -41,10 +41,10 @@ def load_teacher(params: TeacherParams, with_model: bool = True) -> Teacher:
     """The teacher named in params; `with_model=False` leaves out the language model.
 
     Raises:
-        InvalidInputError: the source gives no checkpoint, or one that does not fit the family.
+        InvalidInputError: the family cannot read the language, or the source gives no checkpoint that fits it.
     """
+    family = FAMILIES[params.family]().in_language(params.language)
     folder = _checkpoint_folder(params)
-    family = FAMILIES[params.family]()
     codec = family.load_codec(params.codec)
     tokenizer, layout, model, mark = _opened(folder, family, codec, with_model)
     return Teacher(
@@ -59,6 +59,7 @@ def load_teacher(params: TeacherParams, with_model: bool = True) -> Teacher:
         params.source,
         params.revision,
         params.codec,
+        params.language,
     )
 
 

@@ -31,6 +31,7 @@ def origin_of(teacher: Teacher, retained: Sequence[int] | None) -> ModelOrigin:
         teacher_revision=teacher.revision,
         teacher_sha256=teacher.weights_sha256,
         license=teacher.family.license,
+        language=teacher.language,
         retained=None if retained is None else list(retained),
     )
 
@@ -82,4 +83,6 @@ def params_of(folder: Path) -> TeacherParams:
             "the folder of the codec",
             f"put the codec back, or correct 'codec' in {ORIGIN}",
         )
-    return TeacherParams.model_validate({"family": origin.family, "source": str(folder), "codec": origin.codec})
+    return TeacherParams.model_validate(
+        {"family": origin.family, "source": str(folder), "codec": origin.codec, "language": origin.language}
+    )

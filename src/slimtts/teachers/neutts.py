@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from slimtts.codec.base import SpeechCodec
 from slimtts.codec.neucodec import NeuCodec
-from slimtts.data.phonemes import phonemes
+from slimtts.data.phonemes import foreign_letters, phonemes, require_phonemes
 from slimtts.errors import InvalidInputError
 from slimtts.teachers.base import Family, Prompt, SpeechTokenLayout, check_text, layout_from_vocabulary
 from slimtts.teachers.sources import resolve_codec
@@ -31,6 +31,22 @@ class NeuTtsFamily(Family):
     license = "Apache-2.0"
     # As the makers' inference code samples. 15 seconds at 50 codes a second, and END.
     decoding: ClassVar[Mapping[str, float]] = {"temperature": 1.0, "top_k": 50, "max_new_tokens": 751}
+
+    def __init__(self, language: str = "en") -> None:
+        self.language = language  # of its phonemes
+
+    def in_language(self, language: str) -> Family:
+        """The same with the phonemes of another language.
+
+        Raises:
+            InvalidInputError: a language without phonemes.
+        """
+        require_phonemes(language)
+        return NeuTtsFamily(language)
+
+    def unreadable(self, text: str) -> str:
+        """Letters without phonemes."""
+        return foreign_letters(text)
 
     @property
     def training_hours(self) -> float:
@@ -65,10 +81,10 @@ class NeuTtsFamily(Family):
         """The zero-shot prompt.
 
         Raises:
-            InvalidInputError: `text` is empty, or no phonemes can be made.
+            InvalidInputError: `text` is empty, or no phonemes can be made of it.
         """
         check_text(text)
-        spoken = [phonemes(part) for part in (prompt.text, text) if part.strip()]
+        spoken = [phonemes(part, self.language) for part in (prompt.text, text) if part.strip()]
         return _laid_out(tokenizer, " ".join(spoken)) + layout.to_ids(prompt.codes)
 
     def textless_prompt_ids(

@@ -1,8 +1,9 @@
 """Orpheus: Llama whose turns are a text and its speech, 7 SNAC codes a frame as tokens `<custom_token_i>`.
 
-A voice is given in the two ways that the makers of Orpheus have published: the name of one of the fine-tuned
-model's speakers in front of the text, or, for any other voice, a preceding turn that holds its text and codes, as
-the pretrained model reads it. Source: README and notebooks of Orpheus TTS; the ids are those of its tokenizer.
+A voice is given in the two ways that the makers of Orpheus have published: a preceding turn that holds a prompt's
+text and codes, as the pretrained model reads it, or the name of one of the fine-tuned model's own speakers in front
+of the text. A speaker of somebody's data may be called Dan too: who wants Orpheus' own Dan says "orpheus:dan".
+Source: README and notebooks of Orpheus TTS; the ids are those of its tokenizer.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from slimtts.codec.base import SpeechCodec
 from slimtts.codec.snac import CODES_A_FRAME, WEIGHTS, SnacCodec
+from slimtts.errors import InvalidInputError
 from slimtts.teachers.base import Family, Prompt, SpeechTokenLayout, check_text, layout_from_vocabulary
 from slimtts.teachers.sources import resolve_codec
 
@@ -24,6 +26,7 @@ SPEAKER_START, SPEAKER_END = "<custom_token_5>", "<custom_token_6>"  # 128261, 1
 MARKERS = (TEXT_START, TEXT_END, SPEECH_START, HUMAN_START, HUMAN_END, SPEAKER_START, SPEAKER_END)
 FIRST_CODE = 10  # <custom_token_10> is 128266
 VOICES = ("tara", "leah", "jess", "leo", "dan", "mia", "zac", "zoe")
+BUILT_IN = "orpheus:"  # before the name of a voice in VOICES
 CODEC = "hubertsiuzdak/snac_24khz"
 
 
@@ -58,10 +61,10 @@ class OrpheusFamily(Family):
     def prompt_ids(
         self, tokenizer: PreTrainedTokenizerBase, layout: SpeechTokenLayout, text: str, prompt: Prompt
     ) -> list[int]:
-        """The turn to speak; a voice that is not one of `VOICES` speaks its prompt in a turn before.
+        """The turn to speak; a voice that is not built in speaks its prompt in a turn before.
 
         Raises:
-            InvalidInputError: `text` is empty.
+            InvalidInputError: `text` is empty, or no such voice is built in.
         """
         check_text(text)
         return _prompted(tokenizer, layout, prompt, prompt.text, text)
@@ -73,11 +76,27 @@ class OrpheusFamily(Family):
         return _prompted(tokenizer, layout, prompt, "", "")
 
 
+def built_in_voice(prompt: Prompt) -> str:
+    """The speaker of the model that a prompt asks for, or "": by "orpheus:NAME", or by NAME where it holds no speech.
+
+    Raises:
+        InvalidInputError: "orpheus:" before a name that is none of `VOICES`.
+    """
+    if prompt.voice.startswith(BUILT_IN):
+        name = prompt.voice.removeprefix(BUILT_IN)
+        if name not in VOICES:
+            allowed = ", ".join(f"{BUILT_IN}{voice}" for voice in VOICES)
+            raise InvalidInputError("voice", prompt.voice, allowed, "name one of these")
+        return name
+    return prompt.voice if prompt.voice in VOICES and not prompt.codes else ""
+
+
 def _prompted(
     tokenizer: PreTrainedTokenizerBase, layout: SpeechTokenLayout, prompt: Prompt, said: str, text: str
 ) -> list[int]:
-    if prompt.voice in VOICES:
-        return _turn(tokenizer, f"{prompt.voice}: {text}".rstrip())
+    voice = built_in_voice(prompt)
+    if voice:
+        return _turn(tokenizer, f"{voice}: {text}".rstrip())
     # What follows a frame's end must be a frame's start, here too.
     codes = prompt.codes[: len(prompt.codes) // CODES_A_FRAME * CODES_A_FRAME]
     if not codes:

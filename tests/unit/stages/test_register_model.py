@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from slimtts.data.manifest import write_utterances
+from slimtts.evaluation.word_meter import open_recognizer
 from slimtts.params import load_params
 from slimtts.results import (
     EvaluationReport,
@@ -22,7 +23,6 @@ from slimtts.results import (
 from slimtts.stages.distill_student import save_model
 from slimtts.stages.model_card import front_matter
 from slimtts.stages.register_model import register_model
-from slimtts.stages.score_layers import open_recognizer
 from slimtts.teachers.checkpoint import hash_weights
 from slimtts.testing.tiny import tiny_utterances
 from slimtts.workspace import Workspace

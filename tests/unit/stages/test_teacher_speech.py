@@ -16,6 +16,7 @@ from slimtts.distill.batches import PairSampler
 from slimtts.distill.healing import PRESETS, HealingLoss
 from slimtts.distill.training import TrainingJob, train
 from slimtts.errors import InvalidInputError
+from slimtts.evaluation.word_meter import WordCounter
 from slimtts.params import load_params
 from slimtts.results import SubsetReport
 from slimtts.stages import subset_data as stage
@@ -353,9 +354,7 @@ def test_the_teachers_speech_can_be_trained_on(small, tmp_path):
 
 def in_language(language):
     shipped = params()
-    return shipped.model_copy(
-        update={"evaluate_student": shipped.evaluate_student.model_copy(update={"language": language})}
-    )
+    return shipped.model_copy(update={"teacher": shipped.teacher.model_copy(update={"language": language})})
 
 
 @pytest.mark.parametrize(
@@ -369,7 +368,7 @@ def in_language(language):
     ],
 )
 def test_a_perfect_reading_is_not_lost_to_how_the_recogniser_writes(text, heard, language, wer):
-    assert teacher_speech.take_wer(text, heard, in_language(language)) == pytest.approx(wer)
+    assert teacher_speech.take_wer(text, heard, WordCounter.of(in_language(language))) == pytest.approx(wer)
 
 
 def test_what_was_lost_to_word_errors_is_shown():

@@ -26,7 +26,7 @@ def opened(request, tmp_path, monkeypatch, codec_of):
     name, tied = request.param
     write_teacher_folder(name, tmp_path, NUM_CODES, tied, PADDING)
     monkeypatch.setattr(loading.FAMILIES[name], "load_codec", lambda *_: codec_of(NUM_CODES))
-    monkeypatch.setattr(neutts, "phonemes", str.upper)
+    monkeypatch.setattr(neutts, "phonemes", lambda text, _: text.upper())
     return loading.load_teacher(TeacherParams(family=name, source=str(tmp_path))), TOKEN_KINDS[name].markers[-1]
 
 

@@ -15,7 +15,7 @@ MARKERS = [
 
 @pytest.fixture(autouse=True)
 def upper_case(monkeypatch):
-    monkeypatch.setattr(neutts, "phonemes", str.upper)
+    monkeypatch.setattr(neutts, "phonemes", lambda text, language: text.upper() if language == "en" else f"{language}.")
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,17 @@ def test_ids_of_the_zero_shot_prompt(tokenizer, codec_of):
     assert alone[alone.index("<|TEXT_PROMPT_START|>") + 1 : alone.index("<|TEXT_PROMPT_END|>")] == ["S", "O", "."]
     empty = family.textless_prompt_ids(tokenizer, layout, Prompt("yes.", (1,)))
     assert empty == [*ids[: ids.index(300) + 1], *ids[ids.index(301) : -2], 311]
+
+
+def test_the_language_reaches_the_phonemes(tokenizer, codec_of):
+    german = NeuTtsFamily().in_language("de")
+    layout = german.layout(tokenizer, codec_of(16))
+    tokens = tokenizer.convert_ids_to_tokens(german.prompt_ids(tokenizer, layout, "guten tag.", Prompt("ja.", (0,))))
+    spoken = tokens[tokens.index("<|TEXT_PROMPT_START|>") + 1 : tokens.index("<|TEXT_PROMPT_END|>")]
+    assert "".join(spoken) == "de.Ġde."
+    with pytest.raises(InvalidInputError, match=r"teacher\.language: observed zh"):
+        NeuTtsFamily().in_language("zh")
+    assert NeuTtsFamily().unreadable("so 你好") == "你好"
 
 
 @pytest.mark.parametrize("absent", MARKERS)

@@ -33,14 +33,15 @@ def test_layout_is_the_published_one(layout):
     assert layout.to_ids(FRAME)[-1] == 128_266 + 6 * 4096 + 5
 
 
-@pytest.mark.parametrize("codes", [(), FRAME])
-def test_a_named_voice_speaks_by_its_name(tokenizer, layout, codes):
-    ids = OrpheusFamily().prompt_ids(tokenizer, layout, "So it is.", Prompt("Yes.", codes, "tara"))
+@pytest.mark.parametrize(("codes", "voice"), [((), "tara"), ((), "orpheus:tara"), (FRAME, "orpheus:tara")])
+def test_a_built_in_voice_speaks_by_its_name(tokenizer, layout, codes, voice):
+    ids = OrpheusFamily().prompt_ids(tokenizer, layout, "So it is.", Prompt("Yes.", codes, voice))
     assert ids == [*TURN_START, *text(tokenizer, "tara: So it is."), *TURN_MIDDLE]
 
 
-def test_another_voice_speaks_its_prompt_in_a_turn_before(tokenizer, layout):
-    family, prompt = OrpheusFamily(), Prompt("Yes.", (*FRAME, 9, 4097), "speaker 17")
+@pytest.mark.parametrize("voice", ["speaker 17", "dan"])  # somebody's Dan is not Orpheus' own
+def test_another_voice_speaks_its_prompt_in_a_turn_before(tokenizer, layout, voice):
+    family, prompt = OrpheusFamily(), Prompt("Yes.", (*FRAME, 9, 4097), voice)
     before = [*TURN_START, *text(tokenizer, "Yes."), *TURN_MIDDLE, *layout.to_ids(FRAME), 128_258, 128_262]
     ids = family.prompt_ids(tokenizer, layout, "So it is.", prompt)
     assert ids == [*before, *TURN_START, *text(tokenizer, "So it is."), *TURN_MIDDLE]
@@ -57,6 +58,11 @@ def test_without_a_prompt_the_model_chooses_the_voice(tokenizer, layout):
     )
     named = family.textless_prompt_ids(tokenizer, layout, Prompt(voice="zoe"))
     assert named == [*TURN_START, *text(tokenizer, "zoe:"), *TURN_MIDDLE]
+
+
+def test_a_built_in_voice_that_is_not_there_is_refused(tokenizer, layout):
+    with pytest.raises(InvalidInputError, match="voice: observed orpheus:bob; allowed: orpheus:tara, orpheus:leah"):
+        OrpheusFamily().prompt_ids(tokenizer, layout, "So.", Prompt("Yes.", FRAME, "orpheus:bob"))
 
 
 def test_empty_text_is_refused(tokenizer, layout):
