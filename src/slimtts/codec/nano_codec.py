@@ -7,6 +7,7 @@ Legend: B utterances, F codec frames (25 Hz), S spectrum frames (100 Hz, S = 4 F
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -49,7 +50,7 @@ class FiniteScalarQuantizer(nn.Module):
         counts = torch.tensor(levels)
         self.register_buffer("levels", counts, persistent=False)
         self.register_buffer("strides", torch.cumprod(torch.tensor([1, *levels[:-1]]), 0), persistent=False)
-        self.num_codes = int(counts.prod())
+        self.num_codes = math.prod(levels)
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
         """[B, F, D] -> quantised [B, F, D] with values in -1..1."""

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 
+from slimtts.codec.nano_codec import NanoCodec
 from slimtts.data.token_corpus import TokenCorpus, load_token_corpus
 from slimtts.decoding.generation import generate
 from slimtts.evaluation.recognition import Recognizer
@@ -140,8 +141,9 @@ def measure(folders: NanoFolders) -> dict[str, object]:
 def training_hours() -> float:
     """Hours of the train split, from its codes."""
     corpus = load_token_corpus(bundle_folder() / "corpus")
+    frame_rate_hz = NanoCodec.load(bundle_folder() / "codec").frame_rate_hz
     frames = np.diff(corpus.offsets)[[row["split"] == "train" for row in corpus.rows]]
-    return float(frames.sum()) / 25 / 3600
+    return float(frames.sum()) / frame_rate_hz / 3600
 
 
 def _percent(interval: dict[str, float]) -> str:

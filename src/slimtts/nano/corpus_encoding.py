@@ -12,30 +12,28 @@ import numpy as np
 import torch
 
 from slimtts.codec.nano_codec import NanoCodec
-from slimtts.nano.speech_synthesis import FRAME_SAMPLES, SAMPLE_RATE_HZ, SpokenUtterance, read_corpus
+from slimtts.nano.speech_synthesis import SpokenUtterance, read_corpus
 from slimtts.storage import atomic_path
 
-FRAME_S = FRAME_SAMPLES / SAMPLE_RATE_HZ
 
-
-def frame_phones(utterance: SpokenUtterance, symbols: dict[str, int], frames: int) -> np.ndarray:
+def frame_phones(utterance: SpokenUtterance, symbols: dict[str, int], frames: int, frame_s: float) -> np.ndarray:
     """Phone label of each half frame: [F, 2]."""
     ends = np.array([end for _, end in utterance.phones])
     ids = np.array([symbols[p] for p, _ in utterance.phones])
-    centres_s = (np.arange(2 * frames) + 0.5) * FRAME_S / 2
+    centres_s = (np.arange(2 * frames) + 0.5) * frame_s / 2
     return ids[np.minimum(np.searchsorted(ends, centres_s), len(ids) - 1)].reshape(frames, 2).astype(np.int16)
 
 
-def frame_words(utterance: SpokenUtterance, frames: int) -> np.ndarray:
+def frame_words(utterance: SpokenUtterance, frames: int, frame_s: float) -> np.ndarray:
     """Index of the word spoken in each frame: [F]; silence belongs to a neighbouring word."""
-    centres_s = (np.arange(frames) + 0.5) * FRAME_S
+    centres_s = (np.arange(frames) + 0.5) * frame_s
     found = np.searchsorted(np.array(utterance.word_ends_s), centres_s)
     return np.minimum(found, len(utterance.word_ends_s) - 1).astype(np.int16)
 
 
 def encode_corpus(corpus: Path, codec: NanoCodec, out: Path, batch_utterances: int = 32) -> None:
-    """Encodes every utterance; utterances of equal length share a batch, so that padding never changes a code."""
-    utterances = list(read_corpus(corpus))
+    """Encodes every utterance where the codec is; those of equal length share a batch: no code depends on padding."""
+    utterances, frame_s = list(read_corpus(corpus)), codec.samples_per_frame / codec.sample_rate_hz
     symbols = {p: i for i, p in enumerate(sorted({p for u, _ in utterances for p, _ in u.phones}))}
     codes: list[np.ndarray | None] = [None] * len(utterances)
     by_length: dict[int, list[int]] = {}
@@ -45,11 +43,13 @@ def encode_corpus(corpus: Path, codec: NanoCodec, out: Path, batch_utterances: i
         for start in range(0, len(indices), batch_utterances):
             chunk = indices[start : start + batch_utterances]
             audio = np.stack([utterances[i][1] for i in chunk]).astype(np.float32) / 32768
-            for i, row in zip(chunk, codec.encode(torch.from_numpy(audio)).numpy(), strict=True):
+            rows = codec.encode(torch.from_numpy(audio).to(codec.window.device)).cpu().numpy()
+            for i, row in zip(chunk, rows, strict=True):
                 codes[i] = row
-    rows = [{"id": u.id, "text": u.text + ".", "voice": u.voice, "split": u.split} for u, _ in utterances]
+    manifest = [{"id": u.id, "text": u.text + ".", "voice": u.voice, "split": u.split} for u, _ in utterances]
     done = [c for c in codes if c is not None]
     frames = [len(c) for c in done]
+    spoken = [(u, n) for (u, _), n in zip(utterances, frames, strict=True)]
     with atomic_path(out) as tmp:
         tmp.mkdir()
         np.savez_compressed(
@@ -57,7 +57,7 @@ def encode_corpus(corpus: Path, codec: NanoCodec, out: Path, batch_utterances: i
         )
         np.savez_compressed(
             tmp / "alignment.npz",
-            phones=np.concatenate([frame_phones(u, symbols, n) for (u, _), n in zip(utterances, frames, strict=True)]),
-            words=np.concatenate([frame_words(u, n) for (u, _), n in zip(utterances, frames, strict=True)]),
+            phones=np.concatenate([frame_phones(u, symbols, n, frame_s) for u, n in spoken]),
+            words=np.concatenate([frame_words(u, n, frame_s) for u, n in spoken]),
         )
-        (tmp / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (tmp / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in manifest))

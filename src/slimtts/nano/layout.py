@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 SEED = 1
 CORPUS_SEED = 20251120
@@ -17,6 +18,15 @@ class RecipeSizes:
     codec_steps: int = 1_800
     asr_steps: int = 1_000
     lm_steps: int = 1_000
+    frame_stride: int = 4  # of the codec: 4 is 25 codes a second, 2 is 50
+
+
+@dataclass(frozen=True)
+class Training:
+    """Where the trainings compute, and the folder of the codec whose weights the codec starts from (None: new)."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    codec_start: Path | None = None
 
 
 @dataclass(frozen=True)

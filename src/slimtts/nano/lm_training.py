@@ -22,6 +22,7 @@ from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM, PreT
 from slimtts.checkpoints import resume, save_checkpoint
 from slimtts.codec.nano_codec import FiniteScalarQuantizer, NanoCodecConfig
 from slimtts.data.batching import token_budget_batches
+from slimtts.data.prefetching import prefetched
 from slimtts.data.token_corpus import TokenCorpus, load_token_corpus
 from slimtts.storage import atomic_path
 from slimtts.teachers.base import SpeechTokenLayout
@@ -29,6 +30,7 @@ from slimtts.teachers.checkpoint import load_tokenizer, save_language_model, sav
 from slimtts.teachers.llasa import prompt_ids, speech_layout
 
 IGNORED = -100
+CHECKPOINT_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,24 @@ class LmRecipe:
 
 @dataclass(frozen=True)
 class Batch:
-    """int64 tensors: ids [B, T], labels [B, T] (next token), words [B, T] (text id), phones [B, T, 2]."""
+    """int64 tensors: ids [B, T], labels [B, T] (next token), words [B, T] (text id), phones [B, T, 2].
+
+    `spoken` and `framed` are the positions in B x T that have a label or a word: counted where the batch is made, so
+    that no device is asked for them in a step.
+    """
 
     ids: torch.Tensor
     labels: torch.Tensor
     words: torch.Tensor
     phones: torch.Tensor
+    spoken: torch.Tensor
+    framed: torch.Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch on the device; the copy to CUDA runs beside what is computed there."""
+        is_cuda = torch.device(device).type == "cuda"
+        tensors = {name: t.pin_memory() if is_cuda else t for name, t in vars(self).items()}
+        return Batch(**{name: t.to(device, non_blocking=True) for name, t in tensors.items()})
 
 
 def short_attention(
@@ -188,7 +202,8 @@ class PairBatches:
             labels[row, start - 1 : len(tokens) - 1] = torch.tensor(tokens[start:])
             words[row, start - 1 : start - 1 + len(spoken)] = torch.tensor(spoken)
             phones[row, start - 1 : start - 1 + len(sounds)] = torch.tensor(sounds)
-        return Batch(ids, labels, words, phones)
+        spoken, framed = ((x.flatten() != IGNORED).nonzero()[:, 0] for x in (labels, words))
+        return Batch(ids, labels, words, phones, spoken, framed)
 
 
 class LmWithAuxiliaryHead(nn.Module):
@@ -204,38 +219,38 @@ class LmWithAuxiliaryHead(nn.Module):
         if not self.training:
             return ids
         first, count = self.layout.first_code_id, self.layout.num_codes
-        replaced = (torch.rand(ids.shape) < self.recipe.corrupted_share) & (ids >= first) & (ids < first + count)
-        return torch.where(replaced, torch.randint(first, first + count, ids.shape), ids)
+        draws = torch.rand(ids.shape, device=ids.device)
+        replaced = (draws < self.recipe.corrupted_share) & (ids >= first) & (ids < first + count)
+        return torch.where(replaced, torch.randint(first, first + count, ids.shape, device=ids.device), ids)
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Cross-entropy per code, auxiliary cross-entropy, greedy accuracy."""
         decoder = self.model.model
         h = F.dropout(decoder.embed_tokens(self.corrupted(batch.ids)), self.recipe.dropout, self.training)
         length = batch.ids.shape[1]
-        positions = torch.arange(length).unsqueeze(0)
+        positions = torch.arange(length, device=h.device).unsqueeze(0)
         rotary = decoder.rotary_emb(h, positions)
         # Padding is on the right, so the causal mask is all that is needed.
-        causal = torch.full((length, length), -torch.inf).triu(1).to(torch.get_autocast_dtype("cpu"))
+        causal = torch.full((length, length), -torch.inf, device=h.device).triu(1)
+        causal = causal.to(torch.get_autocast_dtype(h.device.type))
         middle = h
         for index, layer in enumerate(decoder.layers):
             h = layer(h, attention_mask=causal, position_embeddings=rotary, position_ids=positions)
             if index + 1 == self.recipe.auxiliary_layer:
                 middle = h
-        spoken = batch.labels != IGNORED
         first = self.layout.first_code_id
         head = torch.cat(
             [self.model.lm_head.weight[first:], self.model.lm_head.weight[self.layout.end_id : self.layout.end_id + 1]]
         )
-        logits = F.linear(decoder.norm(h[spoken]), head).float()
-        target = batch.labels[spoken]
+        logits = F.linear(decoder.norm(h.flatten(0, 1)[batch.spoken]), head).float()
+        target = batch.labels.flatten()[batch.spoken]
         target = torch.where(target == self.layout.end_id, self.layout.num_codes, target - first)
         loss = F.cross_entropy(logits, target, label_smoothing=0.0)
         accuracy = (logits.argmax(-1) == target).float().mean()
-        framed = batch.words != IGNORED
-        auxiliary = self.auxiliary(middle[framed]).float()
+        auxiliary = self.auxiliary(middle.flatten(0, 1)[batch.framed]).float()
         words, left, right = auxiliary.split([first, self.num_phones, self.num_phones], dim=-1)
-        sounds = batch.phones[framed]
-        auxiliary_loss = F.cross_entropy(words, batch.words[framed]) + 0.5 * (
+        sounds = batch.phones.flatten(0, 1)[batch.framed]
+        auxiliary_loss = F.cross_entropy(words, batch.words.flatten()[batch.framed]) + 0.5 * (
             F.cross_entropy(left, sounds[:, 0]) + F.cross_entropy(right, sounds[:, 1])
         )
         return loss, auxiliary_loss, accuracy
@@ -271,7 +286,7 @@ def make_optimizers(model: nn.Module, recipe: LmRecipe) -> dict[str, torch.optim
 def validation_loss(trainer: LmWithAuxiliaryHead, batches: list[Batch]) -> tuple[float, float]:
     """Mean cross-entropy and accuracy on held-out pairs."""
     trainer.eval()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(trainer.model.device.type, torch.bfloat16):
         results = [trainer(batch) for batch in batches]
     trainer.train()
     return tuple(math.fsum(float(r[k]) for r in results) / len(results) for k in (0, 2))  # type: ignore[return-value]
@@ -289,9 +304,15 @@ def held_out_batches(batches: PairBatches, count: int) -> list[Batch]:
 
 
 def train_language_model(
-    token_corpus: Path, tokenizer_folder: Path, out: Path, recipe: LmRecipe, compiled: bool = False
+    token_corpus: Path,
+    tokenizer_folder: Path,
+    out: Path,
+    recipe: LmRecipe,
+    compiled: bool = False,
+    device: torch.device | str = "cpu",
 ) -> LlamaForCausalLM:
     """Trains, resuming from `out/checkpoints`, and writes a standard fp16 checkpoint to `out/model`."""
+    device = torch.device(device)
     torch.manual_seed(recipe.seed)
     tokenizer = load_tokenizer(tokenizer_folder)
     corpus = load_token_corpus(token_corpus)
@@ -300,7 +321,7 @@ def train_language_model(
     AttentionInterface.register("short", short_attention)
     model.set_attn_implementation("short")
     initialize_from_codes(model, batches.layout, recipe.seed)
-    trainer = LmWithAuxiliaryHead(model, batches.layout, int(corpus.phones.max()) + 1, recipe)
+    trainer = LmWithAuxiliaryHead(model, batches.layout, int(corpus.phones.max()) + 1, recipe).to(device)
     optimizers = make_optimizers(trainer, recipe)
     peaks = {name: optimizer.param_groups[0]["lr"] for name, optimizer in optimizers.items()}
     fingerprint = str(recipe)
@@ -308,15 +329,16 @@ def train_language_model(
     first = found.step if found else 0
     trainer.train()
     forward = torch.compile(trainer, dynamic=True) if compiled else trainer
-    held_out = held_out_batches(batches, 8)
+    held_out = [batch.to(device) for batch in held_out_batches(batches, 8)]
     started, tokens = time.monotonic(), 0
-    for step, batch in enumerate(batches.steps(first), start=first):
+    coming = prefetched(batch.to(device) for batch in batches.steps(first))
+    for step, batch in enumerate(coming, start=first):
         if step >= recipe.steps:
             break
         factor = schedule(step, recipe)
         for name, optimizer in optimizers.items():
             optimizer.param_groups[0]["lr"] = peaks[name] * factor
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16):
             loss, auxiliary, accuracy = forward(batch)
         weight = recipe.auxiliary_weight * max(0.0, 1 - step / (0.8 * recipe.steps))
         (loss + weight * auxiliary).backward()
@@ -328,11 +350,11 @@ def train_language_model(
         if step % 20 == 0:
             rate = tokens / (time.monotonic() - started)
             print(f"step {step} ce {loss:.3f} aux {auxiliary:.3f} acc {accuracy:.3f} {rate:.0f} tokens/s", flush=True)
-        if (step + 1) % 100 == 0:
+        if (step + 1) % CHECKPOINT_STEPS == 0:
             ce, correct = validation_loss(trainer, held_out)
             print(f"step {step + 1} held-out ce {ce:.3f} acc {correct:.3f}", flush=True)
             save_checkpoint(out / "checkpoints", step + 1, fingerprint, {"trainer": trainer}, optimizers, {})
-    trainer.eval()
+    trainer.cpu().eval()
     with atomic_path(out / "model") as tmp:
         save_language_model(model, tmp)
         save_tokenizer(tokenizer, tmp)

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 
@@ -122,13 +122,25 @@ def make_corpus(folder: Path, num_utterances: int, seed: int, workers: int = 2) 
             pass
 
 
+def _read_samples(index_file: Path) -> np.ndarray:
+    """int16 samples of a shard: from the disk as they are needed, or all at once where they are packed as FLAC."""
+    packed = index_file.with_suffix(".flac")
+    if not packed.exists():
+        return np.load(index_file.with_suffix(".npy"), mmap_mode="r")
+    samples, rate_hz = soundfile.read(packed, dtype="int16")
+    if rate_hz != SAMPLE_RATE_HZ:
+        raise ValueError(f"{packed}: {rate_hz} Hz, expected {SAMPLE_RATE_HZ}")
+    return samples
+
+
 def read_corpus(folder: Path) -> Iterator[tuple[SpokenUtterance, np.ndarray]]:
-    """Yields (utterance, int16 samples) of every finished shard, in order."""
+    """Yields (utterance, int16 samples) of every finished shard, in order; fields of other makers are left out."""
+    names = [field.name for field in fields(SpokenUtterance)]
     for index_file in sorted(folder.glob("shard-*.jsonl")):
-        samples = np.load(index_file.with_suffix(".npy"), mmap_mode="r")
+        samples = _read_samples(index_file)
         start = 0
         for line in index_file.read_text().splitlines():
             row = json.loads(line)
-            utterance = SpokenUtterance(**{**row, "phones": [(p, e) for p, e in row["phones"]]})
+            utterance = SpokenUtterance(**{k: row[k] for k in names} | {"phones": [(p, e) for p, e in row["phones"]]})
             yield utterance, samples[start : start + utterance.num_samples]
             start += utterance.num_samples

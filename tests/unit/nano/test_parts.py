@@ -98,5 +98,5 @@ def test_frame_labels_follow_the_printed_times():
         "u", "a b", "slt", "train", 3 * 640, [("pau", 0.04), ("x", 0.06), ("y", 0.10), ("pau", 0.12)], [0.06, 0.10]
     )
     symbols = {"pau": 0, "x": 1, "y": 2}
-    assert frame_phones(utterance, symbols, 3).tolist() == [[0, 0], [1, 2], [2, 0]]
-    assert frame_words(utterance, 3).tolist() == [0, 0, 1]
+    assert frame_phones(utterance, symbols, 3, 0.04).tolist() == [[0, 0], [1, 2], [2, 0]]
+    assert frame_words(utterance, 3, 0.04).tolist() == [0, 0, 1]
