@@ -1,76 +1,44 @@
 """Trains the bundled language model: a 12-layer Llama in LLaSA's layout, on pairs of one voice.
 
-Beside the next code, an auxiliary head on a middle layer names the word and the phones of the frame to come (flite
-printed them). It teaches the model where in the text it is; its weight falls to zero and the head is not kept.
-Legend: B sequences, T tokens, D hidden.
+Beside the next code, an auxiliary head on a middle layer names the word and the phones of the frame to come (the
+synthesiser knows them), and head 0 of `attention_layers` is taught to look at the text token of that word. Both teach
+the model where in the text it is; their weight falls to zero, and what is kept is a plain Llama.
+Legend: B sequences, T tokens, D hidden, P positions that speak a known word.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
 
 from slimtts.checkpoints import resume, save_checkpoint
 from slimtts.codec.nano_codec import FiniteScalarQuantizer, NanoCodecConfig
-from slimtts.data.batching import token_budget_batches
 from slimtts.data.prefetching import prefetched
-from slimtts.data.token_corpus import TokenCorpus, load_token_corpus
+from slimtts.data.token_corpus import load_token_corpus
+from slimtts.nano.lm_batches import Batch, LmRecipe, PairBatches, held_out_batches
 from slimtts.storage import atomic_path
 from slimtts.teachers.base import SpeechTokenLayout
 from slimtts.teachers.checkpoint import load_tokenizer, save_language_model, save_tokenizer
-from slimtts.teachers.llasa import prompt_ids, speech_layout
 
-IGNORED = -100
 CHECKPOINT_STEPS = 100
 
 
-@dataclass(frozen=True)
-class LmRecipe:
-    """Everything that decides the weights."""
+class Losses(NamedTuple):
+    """Cross-entropy per code, of the auxiliary head and of the taught attention (0 without); greedy accuracy of the
+    codes and of the word being spoken."""
 
-    steps: int
-    seed: int
-    tokens_per_step: int = 4096
-    matrix_learning_rate: float = 4e-3
-    vector_learning_rate: float = 3e-3
-    weight_decay: float = 0.05
-    dropout: float = 0.1
-    corrupted_share: float = 0.08
-    single_share: float = 0.1
-    auxiliary_weight: float = 0.3
-    auxiliary_layer: int = 8
-    warmup_steps: int = 60
-
-
-@dataclass(frozen=True)
-class Batch:
-    """int64 tensors: ids [B, T], labels [B, T] (next token), words [B, T] (text id), phones [B, T, 2].
-
-    `spoken` and `framed` are the positions in B x T that have a label or a word: counted where the batch is made, so
-    that no device is asked for them in a step.
-    """
-
-    ids: torch.Tensor
-    labels: torch.Tensor
-    words: torch.Tensor
-    phones: torch.Tensor
-    spoken: torch.Tensor
-    framed: torch.Tensor
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The batch on the device; the copy to CUDA runs beside what is computed there."""
-        is_cuda = torch.device(device).type == "cuda"
-        tensors = {name: t.pin_memory() if is_cuda else t for name, t in vars(self).items()}
-        return Batch(**{name: t.to(device, non_blocking=True) for name, t in tensors.items()})
+    codes: torch.Tensor
+    auxiliary: torch.Tensor
+    attention: torch.Tensor
+    accuracy: torch.Tensor
+    position_accuracy: torch.Tensor
 
 
 def short_attention(
@@ -86,7 +54,10 @@ def short_attention(
     """Plain attention [B, H, T, D/H]: on a CPU its backward pass is faster than the fused one at 100 tokens."""
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    weights = torch.softmax((query @ key.transpose(2, 3)) * scaling + attention_mask, dim=-1, dtype=torch.float32)
+    scores = (query @ key.transpose(2, 3)) * scaling + attention_mask
+    if hasattr(module, "taught_scores"):
+        module.taught_scores = scores[:, 0]
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32)
     return (weights.to(query.dtype) @ value).transpose(1, 2).contiguous(), None
 
 
@@ -123,89 +94,6 @@ def initialize_from_codes(model: LlamaForCausalLM, layout: SpeechTokenLayout, se
             layer.mlp.down_proj.weight.zero_()
 
 
-class PairBatches:
-    """Batches of (prompt, target) pairs of one voice; the batch of a step depends on the seed and the step alone."""
-
-    POOL_STEPS = 16
-
-    def __init__(
-        self, corpus: TokenCorpus, tokenizer: PreTrainedTokenizerBase, num_codes: int, recipe: LmRecipe
-    ) -> None:
-        self.corpus, self.recipe = corpus, recipe
-        self.layout = layout = speech_layout(tokenizer, num_codes)
-        empty = prompt_ids(tokenizer, layout, ".")
-        full_stop = tokenizer.encode(".", add_special_tokens=False)
-        where = next(i for i in range(len(empty)) if empty[i : i + len(full_stop)] == full_stop)
-        self.before, self.after = empty[:where], empty[where + len(full_stop) :]
-        self.texts = [tokenizer.encode(row["text"], add_special_tokens=False) for row in corpus.rows]
-        train = [i for i, row in enumerate(corpus.rows) if row["split"] == "train"]
-        voices = sorted({row["voice"] for row in corpus.rows})
-        self.by_voice = [np.array([i for i in train if corpus.rows[i]["voice"] == v]) for v in voices]
-        self.train = np.array(train)
-        check = self.train[:2]
-        expected = prompt_ids(
-            tokenizer,
-            layout,
-            corpus.rows[check[1]]["text"],
-            corpus.rows[check[0]]["text"],
-            corpus.codes_of(check[0]).tolist(),
-        )
-        if self._sequence(check)[0][: len(expected)] != expected:
-            raise ValueError("training layout differs from the prompt layout")
-
-    def _sequence(self, members: np.ndarray) -> tuple[list[int], list[int], list[list[int]], int]:
-        """ids, word ids and phones of the speech part, and where the speech starts."""
-        text = [token for i in members for token in self.texts[i]]
-        ids = [*self.before, *text, *self.after]
-        start = len(ids)
-        words: list[int] = []
-        phones: list[list[int]] = []
-        for i in members:
-            span = slice(self.corpus.offsets[i], self.corpus.offsets[i + 1])
-            ids += self.layout.to_ids(self.corpus.codes[span].tolist())
-            words += [self.texts[i][w] for w in self.corpus.words[span]]
-            phones += self.corpus.phones[span].tolist()
-        return [*ids, self.layout.end_id], words, phones, start
-
-    def _pool(self, pool: int) -> list[list[np.ndarray]]:
-        rng = np.random.default_rng((self.recipe.seed, pool))
-        groups: list[np.ndarray] = []
-        lengths: list[int] = []
-        budget = self.recipe.tokens_per_step * self.POOL_STEPS
-        while sum(lengths) < budget * 1.1:
-            voice = self.by_voice[rng.integers(len(self.by_voice))]
-            members = rng.choice(voice, size=1 if rng.random() < self.recipe.single_share else 2, replace=False)
-            groups.append(members)
-            lengths.append(int(sum(self.corpus.offsets[i + 1] - self.corpus.offsets[i] for i in members)) + 18)
-        batches = token_budget_batches(lengths, self.recipe.tokens_per_step)
-        picked = rng.permutation(len(batches))[: self.POOL_STEPS]
-        return [[groups[i] for i in batches[b]] for b in picked]
-
-    def steps(self, first: int) -> Iterator[Batch]:
-        """Endless batches from step `first` on."""
-        pool, skip = divmod(first, self.POOL_STEPS)
-        while True:
-            for members in self._pool(pool)[skip:]:
-                yield self.collate([self._sequence(m) for m in members])
-            pool, skip = pool + 1, 0
-
-    def collate(self, sequences: list[tuple[list[int], list[int], list[list[int]], int]]) -> Batch:
-        """Right-padded batch; label t is token t+1 where that token is speech or END."""
-        longest = max(len(ids) for ids, *_ in sequences) - 1
-        longest += -longest % 8
-        ids = torch.full((len(sequences), longest), self.layout.pad_id)
-        labels = torch.full_like(ids, IGNORED)
-        words = torch.full_like(ids, IGNORED)
-        phones = torch.full((*ids.shape, 2), IGNORED)
-        for row, (tokens, spoken, sounds, start) in enumerate(sequences):
-            ids[row, : len(tokens) - 1] = torch.tensor(tokens[:-1])
-            labels[row, start - 1 : len(tokens) - 1] = torch.tensor(tokens[start:])
-            words[row, start - 1 : start - 1 + len(spoken)] = torch.tensor(spoken)
-            phones[row, start - 1 : start - 1 + len(sounds)] = torch.tensor(sounds)
-        spoken, framed = ((x.flatten() != IGNORED).nonzero()[:, 0] for x in (labels, words))
-        return Batch(ids, labels, words, phones, spoken, framed)
-
-
 class LmWithAuxiliaryHead(nn.Module):
     """The Llama and the head that reads a middle layer while training."""
 
@@ -213,6 +101,9 @@ class LmWithAuxiliaryHead(nn.Module):
         super().__init__()
         self.model, self.layout, self.recipe, self.num_phones = model, layout, recipe, num_phones
         self.auxiliary = nn.Linear(model.config.hidden_size, layout.first_code_id + 2 * num_phones)
+        self.taught = [model.model.layers[index].self_attn for index in recipe.attention_layers]
+        for module in self.taught:
+            module.taught_scores = None  # `short_attention` leaves head 0's scores [B, T, T] here
 
     def corrupted(self, ids: torch.Tensor) -> torch.Tensor:
         """Some codes replaced by random ones while training: the model learns to go on after its own mistakes."""
@@ -223,8 +114,8 @@ class LmWithAuxiliaryHead(nn.Module):
         replaced = (draws < self.recipe.corrupted_share) & (ids >= first) & (ids < first + count)
         return torch.where(replaced, torch.randint(first, first + count, ids.shape, device=ids.device), ids)
 
-    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Cross-entropy per code, auxiliary cross-entropy, greedy accuracy."""
+    def forward(self, batch: Batch) -> Losses:
+        """What the model is trained for, and how often it is right."""
         decoder = self.model.model
         h = F.dropout(decoder.embed_tokens(self.corrupted(batch.ids)), self.recipe.dropout, self.training)
         length = batch.ids.shape[1]
@@ -253,7 +144,23 @@ class LmWithAuxiliaryHead(nn.Module):
         auxiliary_loss = F.cross_entropy(words, batch.words.flatten()[batch.framed]) + 0.5 * (
             F.cross_entropy(left, sounds[:, 0]) + F.cross_entropy(right, sounds[:, 1])
         )
-        return loss, auxiliary_loss, accuracy
+        position_accuracy = (words.argmax(-1) == batch.words.flatten()[batch.framed]).float().mean()
+        return Losses(loss, auxiliary_loss, self._attention_loss(batch), accuracy, position_accuracy)
+
+    def _attention_loss(self, batch: Batch) -> torch.Tensor:
+        """Mean cross-entropy of the taught heads, whose scores [P, T] choose among the row's tokens."""
+        if not self.taught:
+            return torch.zeros((), device=batch.ids.device)
+        keys = batch.keys.flatten()[batch.framed]
+        scores = (module.taught_scores.flatten(0, 1)[batch.framed].float() for module in self.taught)
+        return torch.stack([F.cross_entropy(s, keys) for s in scores]).mean()
+
+
+def teaching_loss(losses: Losses, step: int, recipe: LmRecipe) -> torch.Tensor:
+    """What teaches the place in the text; its weight falls to zero over the first 80 % of the steps."""
+    remaining = max(0.0, 1 - step / (0.8 * recipe.steps))
+    loss = recipe.auxiliary_weight * remaining * losses.auxiliary
+    return loss + recipe.attention_weight * remaining * losses.attention if recipe.attention_layers else loss
 
 
 def schedule(step: int, recipe: LmRecipe) -> float:
@@ -283,24 +190,14 @@ def make_optimizers(model: nn.Module, recipe: LmRecipe) -> dict[str, torch.optim
 
 
 @torch.no_grad()
-def validation_loss(trainer: LmWithAuxiliaryHead, batches: list[Batch]) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy on held-out pairs."""
+def validation_losses(trainer: LmWithAuxiliaryHead, batches: list[Batch]) -> tuple[float, float, float]:
+    """Mean cross-entropy, accuracy and accuracy of the word being spoken on held-out pairs."""
     trainer.eval()
     with torch.autocast(trainer.model.device.type, torch.bfloat16):
         results = [trainer(batch) for batch in batches]
     trainer.train()
-    return tuple(math.fsum(float(r[k]) for r in results) / len(results) for k in (0, 2))  # type: ignore[return-value]
-
-
-def held_out_batches(batches: PairBatches, count: int) -> list[Batch]:
-    """Pairs whose target comes from the selection split, prompt from the train split."""
-    rows = batches.corpus.rows
-    picked = [i for i, row in enumerate(rows) if row["split"] == "selection"][: count * 16]
-    sequences = []
-    for i in picked:
-        prompt = next(j for j in batches.train if rows[j]["voice"] == rows[i]["voice"])
-        sequences.append(batches._sequence(np.array([prompt, i])))
-    return [batches.collate(sequences[k : k + 16]) for k in range(0, len(sequences), 16)]
+    names = ("codes", "accuracy", "position_accuracy")
+    return tuple(math.fsum(float(getattr(r, n)) for r in results) / len(results) for n in names)  # type: ignore[return-value]
 
 
 def train_language_model(
@@ -339,9 +236,8 @@ def train_language_model(
         for name, optimizer in optimizers.items():
             optimizer.param_groups[0]["lr"] = peaks[name] * factor
         with torch.autocast(device.type, torch.bfloat16):
-            loss, auxiliary, accuracy = forward(batch)
-        weight = recipe.auxiliary_weight * max(0.0, 1 - step / (0.8 * recipe.steps))
-        (loss + weight * auxiliary).backward()
+            losses = forward(batch)
+        (losses.codes + teaching_loss(losses, step, recipe)).backward()
         nn.utils.clip_grad_norm_(trainer.parameters(), 1.0)
         for optimizer in optimizers.values():
             optimizer.step()
@@ -349,10 +245,11 @@ def train_language_model(
         tokens += batch.ids.numel()
         if step % 20 == 0:
             rate = tokens / (time.monotonic() - started)
-            print(f"step {step} ce {loss:.3f} aux {auxiliary:.3f} acc {accuracy:.3f} {rate:.0f} tokens/s", flush=True)
+            progress = f"ce {losses.codes:.3f} aux {losses.auxiliary:.3f} acc {losses.accuracy:.3f}"
+            print(f"step {step} {progress} {rate:.0f} tokens/s", flush=True)
         if (step + 1) % CHECKPOINT_STEPS == 0:
-            ce, correct = validation_loss(trainer, held_out)
-            print(f"step {step + 1} held-out ce {ce:.3f} acc {correct:.3f}", flush=True)
+            ce, correct, placed = validation_losses(trainer, held_out)
+            print(f"step {step + 1} held-out ce {ce:.3f} acc {correct:.3f} position acc {placed:.3f}", flush=True)
             save_checkpoint(out / "checkpoints", step + 1, fingerprint, {"trainer": trainer}, optimizers, {})
     trainer.cpu().eval()
     with atomic_path(out / "model") as tmp:

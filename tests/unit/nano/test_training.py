@@ -25,7 +25,8 @@ from slimtts.nano.codec_training import (
     train_codec,
 )
 from slimtts.nano.corpus_encoding import encode_corpus
-from slimtts.nano.lm_training import IGNORED, LmRecipe, LmWithAuxiliaryHead, PairBatches, train_language_model
+from slimtts.nano.lm_batches import IGNORED, LmRecipe, PairBatches
+from slimtts.nano.lm_training import LmWithAuxiliaryHead, teaching_loss, train_language_model
 from slimtts.nano.speech_synthesis import read_corpus
 from slimtts.nano.tokenizer_training import build_tokenizer
 
@@ -206,6 +207,64 @@ def test_a_language_model_training_that_was_stopped_ends_with_the_same_bits(enco
     assert same_weights(train_language_model(tokens, folder, tmp_path / "stopped", lm_recipe), whole)
 
 
+def test_keys_point_at_the_word_that_is_spoken(encoded):
+    tokens, tokenizer = encoded
+    batches = PairBatches(load_token_corpus(tokens), tokenizer, NUM_CODES, LmRecipe(2, 1, tokens_per_step=512))
+    batch = next(batches.steps(0))
+    rows = (batch.framed // batch.ids.shape[1]).tolist()
+    keys = batch.keys.flatten()[batch.framed]
+    assert torch.equal(batch.ids[rows, keys], batch.words.flatten()[batch.framed])
+    # In a pair, the second utterance's frames look at the second text.
+    assert len(set(batch.keys[0][batch.keys[0] != IGNORED].tolist())) == 8
+
+
+def attention_losses(encoded, lm_recipe):
+    """Losses of a small model whose taught head sees nothing, then of one that is told the keys."""
+    tokens, tokenizer = encoded
+    batches = PairBatches(load_token_corpus(tokens), tokenizer, NUM_CODES, lm_recipe)
+    AttentionInterface.register("short", lm_training.short_attention)
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(tiny_llama(len(tokenizer), batches.layout))
+    model.set_attn_implementation("short")
+    trainer = LmWithAuxiliaryHead(model, batches.layout, len(PHONES), lm_recipe).eval()
+    return trainer, next(batches.steps(0))
+
+
+def test_attention_loss_of_a_head_that_sees_nothing_is_the_log_of_what_it_may_see(encoded):
+    lm_recipe = LmRecipe(2, 1, tokens_per_step=512, auxiliary_layer=2, attention_layers=(0, 2))
+    trainer, batch = attention_losses(encoded, lm_recipe)
+    with torch.no_grad():
+        for layer in trainer.model.model.layers:
+            layer.self_attn.q_proj.weight.zero_()
+        losses = trainer(batch)
+    visible = batch.framed % batch.ids.shape[1] + 1
+    assert float(losses.attention) == pytest.approx(float(visible.log().mean()), rel=1e-4)
+
+
+def test_attention_loss_is_zero_for_a_head_that_looks_at_the_right_word(encoded):
+    trainer, batch = attention_losses(
+        encoded, LmRecipe(2, 1, tokens_per_step=512, auxiliary_layer=2, attention_layers=(1,))
+    )
+    with torch.no_grad():
+        trainer(batch)
+        right = torch.nn.functional.one_hot(batch.keys.clamp_min(0), batch.ids.shape[1])
+        trainer.taught[0].taught_scores = 100.0 * right
+        assert float(trainer._attention_loss(batch)) == pytest.approx(0, abs=1e-6)
+
+
+def test_taught_attention_falls_to_zero_and_leaves_the_plain_recipe_alone(encoded):
+    plain = LmRecipe(10, 1, tokens_per_step=512, auxiliary_layer=2)
+    trainer, batch = attention_losses(encoded, plain)
+    with torch.no_grad():
+        losses = trainer(batch)
+    assert float(losses.attention) == 0
+    assert float(teaching_loss(losses, 0, plain)) == pytest.approx(0.3 * float(losses.auxiliary))
+    taught = LmRecipe(10, 1, attention_layers=(1,), attention_weight=2.0)
+    losses = losses._replace(attention=torch.tensor(5.0))
+    assert float(teaching_loss(losses, 4, taught)) == pytest.approx(0.5 * (0.3 * float(losses.auxiliary) + 10))
+    assert float(teaching_loss(losses, 8, taught)) == 0
+
+
 def test_no_codec_step_is_tied_to_a_cpu():
     moved = NanoCodec(TINY).to("meta")
     assert {t.device.type for t in (*moved.parameters(), *moved.buffers())} == {"meta"}
@@ -218,7 +277,7 @@ def test_no_codec_step_is_tied_to_a_cpu():
 
 def test_no_language_model_step_is_tied_to_a_cpu(encoded):
     tokens, tokenizer = encoded
-    lm_recipe = LmRecipe(2, 1, tokens_per_step=512, auxiliary_layer=2)
+    lm_recipe = LmRecipe(2, 1, tokens_per_step=512, auxiliary_layer=2, attention_layers=(1,))
     batches = PairBatches(load_token_corpus(tokens), tokenizer, NUM_CODES, lm_recipe)
     real = next(batches.steps(0))
     AttentionInterface.register("short", lm_training.short_attention)
@@ -227,8 +286,8 @@ def test_no_language_model_step_is_tied_to_a_cpu(encoded):
         model.set_attn_implementation("short")
         trainer = LmWithAuxiliaryHead(model, batches.layout, 3, lm_recipe).train()
         batch = type(real)(**{name: torch.zeros(t.shape, dtype=t.dtype) for name, t in vars(real).items()})
-        loss, auxiliary, accuracy = trainer(batch)
-    assert {t.device.type for t in (loss, auxiliary, accuracy)} == {"cuda"}
+        losses = trainer(batch)
+    assert {loss.device.type for loss in losses} == {"cuda"}
 
 
 def test_the_recipe_refuses_a_gpu_that_is_not_there(tmp_path, monkeypatch):
