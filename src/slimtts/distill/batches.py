@@ -5,8 +5,8 @@ The batch of a step depends on the seed and the step alone, so a resumed run see
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 
 from slimtts.data.batching import token_budget_batches
 from slimtts.data.manifest import Utterance
+from slimtts.data.prefetching import prefetched
 from slimtts.decoding.guidance import UNGUIDED, Guidance, collate_passes, prompt_passes
 from slimtts.decoding.teacher_forcing import (
     NO_TARGET,
@@ -142,10 +143,6 @@ class PairSampler:
     def from_step(self, first: int) -> Iterator[ForcedBatch]:
         """Batches of step `first`, `first` + 1, ...; the next pool is made on a thread while a device works on this."""
         number, skip = divmod(first, STEPS_A_POOL)
-        with ThreadPoolExecutor(1, "batches") as ahead:
-            upcoming = ahead.submit(self._pool, number)
-            while True:
-                pool, number = upcoming.result(), number + 1
-                upcoming = ahead.submit(self._pool, number)
-                yield from pool[skip:]
-                skip = 0
+        for pool in prefetched(map(self._pool, itertools.count(number)), depth=1):
+            yield from pool[skip:]
+            skip = 0
