@@ -193,7 +193,7 @@ class RegisterModelParams(Section):
     min_speedup: Annotated[float, Field(gt=0)]
     max_reference_wer: Share = 0.1
     max_teacher_wer: Share = 0.2
-    min_voice_contrast: Annotated[float, Field(ge=0, le=2)] = 0.05
+    min_voice_contrast: Annotated[float, Field(ge=0, le=2)] | None = 0.05
 
 
 class StorageParams(Section):

@@ -184,13 +184,14 @@ def _judges(evaluation: EvaluationReport, gate: RegisterModelParams) -> tuple[li
     for what, observed, limit in at_most:
         sentence = f"The recogniser got {100 * observed:.4g} % of {what} wrong; at most {100 * limit:.4g} % is allowed."
         (sound if observed <= limit else useless).append(sentence)
-    if evaluation.other_voice_similarity is not None:
-        contrast, limit = teacher.similarity.value - evaluation.other_voice_similarity, gate.min_voice_contrast
+    least = gate.min_voice_contrast
+    if evaluation.other_voice_similarity is not None and least is not None:
+        contrast = teacher.similarity.value - evaluation.other_voice_similarity
         sentence = (
             f"The teacher's speech is {contrast:.4g} of cosine nearer to its prompt's voice than to other voices; "
-            f"at least {limit:.4g} is needed."
+            f"at least {least:.4g} is needed."
         )
-        (sound if contrast >= limit else useless).append(sentence)
+        (sound if contrast >= least else useless).append(sentence)
     for what, scores in (("similarity", teacher.similarity), ("MOS", teacher.mos)):
         if scores.high - scores.low <= SAME:
             useless.append(f"The {what} was {scores.value:.4g} for every sentence of the teacher: it judges nothing.")

@@ -244,6 +244,8 @@ def test_what_judges_must_reach_is_a_limit_of_the_gate():
     student = system("student", wer=0.3, lm_rtf=0.25)
     assert judge(report(**worse, student=student), GATE).decision == "INCOMPLETE"
     assert judge(report(**worse, student=student), lax).decision == "ACCEPT"
+    any_voice = GATE.model_copy(update={"min_voice_contrast": None})
+    assert judge(report(other_voice_similarity=0.9), any_voice).decision == "ACCEPT"
     assert judge(report(other_voice_similarity=None), GATE).decision == "ACCEPT", "one voice has no other"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from slimtts.results import EvaluationReport, PrunePlan, SystemResult
 from slimtts.workspace import Workspace
 from slimtts.yaml_files import read_yaml
 
+MOST_WORDS = 1_000_000  # of a sentence
 STUDENT = "student"  # of a run; variants of it are named student-...
 
 
@@ -110,6 +112,16 @@ def read_sentences(path: Path) -> dict[str, list[Sentence]]:
 
 
 def _sentence(row: Mapping[str, Any]) -> tuple[str, Sentence]:
-    mos = None if row["mos"] is None else float(row["mos"])
-    numbers = (bool(row["ended"]), float(row["seconds"]), float(row["similarity"]), mos)
-    return str(row["system"]), Sentence(str(row["id"]), WordErrors(**row["errors"]), *numbers)
+    errors = {name: row["errors"][name] for name in ("hits", "substitutions", "deletions", "insertions")}
+    if not all(type(count) is int and 0 <= count <= MOST_WORDS for count in errors.values()):
+        raise ValueError(f"word counts {errors}")
+    mos = None if row["mos"] is None else _finite(row["mos"])
+    numbers = (bool(row["ended"]), _finite(row["seconds"]), _finite(row["similarity"]), mos)
+    return str(row["system"]), Sentence(str(row["id"]), WordErrors(**errors), *numbers)
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{number}, which ranks nothing")
+    return number

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +29,7 @@ from slimtts.evaluation.systems import (
     summarize,
 )
 from slimtts.evaluation.table import evaluation_table
-from slimtts.evaluation.word_errors import WordErrors, corpus_wer
+from slimtts.evaluation.word_errors import corpus_wer
 from slimtts.evaluation.word_meter import WordCounter, WordMeter, name_of_recognizer, open_recognizer
 from slimtts.params import Params
 from slimtts.progress import progress_bar
@@ -39,6 +38,7 @@ from slimtts.quantization.placement import place_for_speech
 from slimtts.results import EvaluationReport, PairedGap, SubsetReport
 from slimtts.shared_work import make_items, progress_of
 from slimtts.stages.benchmark_set import BenchmarkSet, open_benchmark
+from slimtts.stages.heard import Heard, one_set_of_judges
 from slimtts.stages.kept_audio import keep_audio
 from slimtts.stages.sentence_groups import SentenceGroup, best_take, group_results, sentence_groups
 from slimtts.stages.student_variants import variant_folders
@@ -58,6 +58,7 @@ CODE = (
     "data/hard_sentences.py",
     "stages/benchmark_set.py",
     "stages/evaluate_student.py",
+    "stages/heard.py",
     "stages/sentence_groups.py",
 )  # what other code has heard is heard again
 
@@ -133,32 +134,6 @@ def listen(
             )
         )
     return items
-
-
-@dataclass(frozen=True)
-class Heard:
-    """What is kept of one system, beside its codes; not its speed, which is measured when nothing else runs."""
-
-    num_layers: int
-    parameters: int
-    weight_mb: float
-    weights_sha256: str
-    asr: str
-    mos_predictor: str
-    similarity_predictor: str
-    items: list[SpokenItem]
-    groups: dict[str, list[SpokenItem]]
-
-    @classmethod
-    def read(cls, folder: Path) -> Heard:
-        """As `Hearing.hear_system` left it."""
-        kept = json.loads((folder / "heard.json").read_text())
-        items, groups = kept.pop("items"), kept.pop("groups")
-        return cls(**kept, items=_items(items), groups={name: _items(rows) for name, rows in groups.items()})
-
-
-def _items(rows: list[dict[str, Any]]) -> list[SpokenItem]:
-    return [SpokenItem(**row | {"errors": WordErrors(**row["errors"])}) for row in rows]
 
 
 class Hearing:
@@ -293,7 +268,7 @@ def evaluate_student(params: Params, workspace: Workspace) -> EvaluationReport:
         heard[name] = own = Heard.read(folders[name])
         speed = measure_speed(SpeedJob(params.teacher, folder, texts, prompts, params.decoding, threads))
         outputs[name] = SystemOutput(name, own.num_layers, own.parameters, own.items, speed, own.weight_mb)
-    listener = heard["teacher"]
+    listener = one_set_of_judges(heard)
     recorded = [(t.utterance, t.prompt) for t in tasks if t.utterance.codes][: knobs.agreement_utterances]
     students = {name: folder for name, folder in systems.items() if name != "teacher"}
     report = EvaluationReport(
@@ -303,7 +278,7 @@ def evaluate_student(params: Params, workspace: Workspace) -> EvaluationReport:
         utterances=len(tasks),
         reference_wer=reference_wer,
         systems={
-            name: summarize(o, listener.mos_predictor, knobs.bootstrap_samples, knobs.seed)
+            name: summarize(o, heard[name].mos_predictor, knobs.bootstrap_samples, knobs.seed)
             for name, o in outputs.items()
         },
         gaps=all_gaps(outputs, knobs.bootstrap_samples, knobs.seed),

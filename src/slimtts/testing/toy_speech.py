@@ -99,13 +99,13 @@ class ToyVoices:
 
 
 class ToyMos:
-    """Stands where the predictor of naturalness would: 1 for silence, 5 for the loudest sound."""
+    """Stands where the predictor of naturalness would: 1 for silence, 5 for the loudest sound all the time."""
 
     name = "toy"
 
     def predict(self, waveforms: Sequence[np.ndarray], sample_rate_hz: int) -> list[float]:
         """One score in 1..5 for each float32 [samples]."""
-        return [1 + 4 * float(np.abs(wave).max(initial=0)) for wave in waveforms]
+        return [1 + 4 * float(np.abs(wave).mean()) if len(wave) else 1.0 for wave in waveforms]
 
 
 def write_toy_corpus(folder: Path, codec: FrameCodec, voices: Sequence[str], seed: int = 0) -> Path:

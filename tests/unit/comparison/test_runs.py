@@ -41,7 +41,18 @@ def test_an_evaluation_without_a_student_is_refused(tmp_path):
         read_run(tmp_path)
 
 
-@pytest.mark.parametrize("change", [{"errors": {"hits": 1}}, {"errors": None}, {"seconds": "soon"}, {"mos": []}])
+def counts(**changed):
+    return {"errors": {"hits": 1, "substitutions": 0, "deletions": 0, "insertions": 0} | changed}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"errors": {"hits": 1}}, {"errors": None}, {"seconds": "soon"}, {"mos": []},
+        counts(hits=-1), counts(insertions="2"), counts(deletions=0.5), counts(hits=True), counts(hits=10**18),
+        {"similarity": float("nan")}, {"similarity": float("inf")}, {"mos": float("nan")}, {"seconds": float("-inf")},
+    ],
+)  # fmt: skip
 def test_a_damaged_sentence_names_its_line(tmp_path, change):
     good = {
         "system": "student", "id": "a", "ended": True, "seconds": 1.0, "similarity": 0.5, "mos": None,

@@ -271,3 +271,13 @@ def test_every_kind_of_source_gives_the_same_data(workspace: Workspace) -> None:
     expected = contents(workspace.data)
     stage.subset_data(run_params(source="mine/manifest.parquet"), workspace)
     assert contents(workspace.data) == expected
+
+
+def test_texts_that_the_family_cannot_read_are_dropped_and_counted(workspace, token_corpus, monkeypatch) -> None:
+    corpus = load_token_corpus(token_corpus)
+    foreign = {row["text"] for row in corpus.rows[:3]}
+    monkeypatch.setattr(TinyFamily, "unreadable", lambda _, text: text if text in foreign else "", raising=False)
+    report = stage.subset_data(run_params(), workspace)
+    assert report.dropped["text_unreadable"] == sum(row["text"] in foreign for row in corpus.rows)
+    written = [row.text for split in report.splits for row in read_utterances(workspace.data / f"{split}.jsonl", 4096)]
+    assert written and not foreign & set(written)

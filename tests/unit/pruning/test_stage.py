@@ -115,3 +115,13 @@ def test_all_options_together_give_one_standard_checkpoint(run, teacher):
     again, same = run(ffn_share=0.5, calibration_utterances=8)
     assert again == plan
     assert all(torch.equal(tensor, same.state_dict()[name]) for name, tensor in student.state_dict().items())
+
+
+def test_layers_that_only_their_numbers_chose_are_in_the_plan(run, tmp_path):
+    assert run()[0].tied_layers == []
+    path = tmp_path / "scores" / "scores.json"
+    LayerScores.read(path).model_copy(update={"tied_layers": [[1, 3]]}).write(path)
+    plan, _ = run()
+    assert (plan.dropped, plan.tied_layers) == ([1, 2], [1, 3])
+    assert run(retained=(0, 3))[0].tied_layers == [], "a person chose"
+    assert run(keep_layers=1)[0].tied_layers == [], "both go"

@@ -50,6 +50,16 @@ def test_text_cannot_become_markup(finished, tmp_path):
     assert as_json("</script><!--&") == '"\\u003c/script\\u003e\\u003c!--\\u0026"'
 
 
+def test_marks_that_the_family_does_not_speak_are_no_errors(finished):
+    params = finished / "params.yaml"
+    params.write_text(params.read_text().replace("family: nano", "family: orpheus"))
+    kept = finished / "evaluation" / "kept.json"
+    kept.write_text(kept.read_text().replace("nora opened the market", "nora <laugh> opened the market"))
+    _, second, *_ = read_content(finished).sentences
+    assert second.text == "nora <laugh> opened the market"
+    assert (second.cells["teacher"].wer, second.cells["student"].wer) == (0, 0.25)
+
+
 def test_numbers_words_and_gaps_of_every_cell(finished):
     content = read_content(finished)
     assert [column.name for column in content.columns] == ["original", "teacher", "pruned", "student", "control"]

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -12,7 +13,8 @@ from slimtts.evaluation.speed import measure_here
 from slimtts.evaluation.table import evaluation_table
 from slimtts.evaluation.word_errors import count_word_errors
 from slimtts.params import load_params, parse_params
-from slimtts.results import EvaluationReport
+from slimtts.promotion import judge
+from slimtts.results import EvaluationReport, Lineage
 from slimtts.stages import distill_student, evaluate_student, prune_layers, score_layers, subset_data
 from slimtts.stages.benchmark_set import hash_tasks, open_benchmark
 from slimtts.stages.sentence_groups import BUNDLED_EARS, CHOSEN_BY_ITS_JUDGE, sentence_groups
@@ -180,6 +182,62 @@ def test_characters_are_counted_in_another_language(run, tmp_path, monkeypatch):
             row["text"].strip(".").replace(" ", "")
         )
     assert "CER % [95 %]" in evaluation_table(report)
+
+
+class OneScore(ToyMos):
+    def predict(self, waveforms, sample_rate_hz):
+        return [3.0 for _ in waveforms]
+
+
+class NoScore(ToyMos):
+    def predict(self, waveforms, sample_rate_hz):
+        return [float("nan") for _ in waveforms]
+
+
+class OneVoice(ToyVoices):
+    def embed(self, waveforms, sample_rate_hz):
+        return np.ones((len(waveforms), 1), dtype=np.float32)
+
+
+class NoEars(ToyRecognizer):
+    def transcribe(self, waveforms, sample_rate_hz):
+        return ["" for _ in waveforms]
+
+
+# Other numbers of rated sentences, so that nothing is taken from what other judges heard.
+USELESS = {
+    "one score": (2, "MosPredictor", lambda _: OneScore(), "The MOS was 3 for every sentence of the teacher"),
+    "no score": (3, "MosPredictor", lambda _: NoScore(), "The lower bound of the MOS gap was nan"),
+    "one voice": (4, "SpeakerSimilarity", OneVoice, "The similarity was 1 for every sentence of the teacher"),
+    "deaf": (5, "open_recognizer", NoEars, "The recogniser got 100 % of the originals' words wrong"),
+}
+
+
+@pytest.mark.parametrize("case", USELESS)
+def test_the_gate_hears_of_a_judge_that_cannot_judge(run, monkeypatch, case):
+    rated, name, judge_of, reason = USELESS[case]
+    made = judge_of(FrameCodec(RATE))
+    monkeypatch.setattr(evaluate_student, name, (lambda _: made) if name == "open_recognizer" else (lambda: made))
+    report = evaluated(run, mos_utterances=rated)
+    weights = report.weights_sha256
+    lineage = Lineage(
+        git_sha="g", data_sha256="d", teacher_sha256=weights["teacher"], student_sha256=weights["student"],
+        dvc_revision="r", dvc_outputs={}, asr=report.asr, normalizer=report.normalizer, retained=[0], seed=1,
+        preset="default",
+    )  # fmt: skip
+    gate = run[0].register_model.model_copy(update={"min_utterances": 1})
+    verdict = judge(report, gate, lineage)
+    assert verdict.decision == "INCOMPLETE"
+    assert any(told.startswith(reason) for told in verdict.reasons), verdict.reasons
+
+
+def test_what_other_judges_heard_is_not_mixed_in(run):
+    _, workspace = run
+    evaluated(run, mos_utterances=6)
+    newest = max(workspace.evaluation_progress.glob("*/student-*/heard.json"), key=lambda path: path.stat().st_mtime)
+    newest.write_text(newest.read_text().replace('"mos_predictor": "toy"', '"mos_predictor": "another"'))
+    with pytest.raises(InvalidInputError, match="what was heard of student: observed toy, toy, another; allowed"):
+        evaluated(run, mos_utterances=6)
 
 
 def test_hard_sentences_and_best_of_have_numbers_of_their_own(run):

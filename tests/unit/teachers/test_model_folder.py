@@ -100,3 +100,21 @@ def test_a_folder_without_an_origin_is_what_its_files_show(tmp_path, family):
 def test_the_bundled_teachers_folder_is_of_family_nano():
     folder = bundle_folder() / "teacher"
     assert params_of(folder) == TeacherParams(family="nano", source=str(folder))
+
+
+def test_a_student_is_read_in_its_teachers_language(tmp_path, monkeypatch):
+    codec = SimpleNamespace(num_codes=NUM_CODES, sample_rate_hz=16_000, frame_rate_hz=50.0)
+    monkeypatch.setattr(loading.FAMILIES["neutts"], "load_codec", lambda *_: codec)
+    write_teacher_folder("neutts", tmp_path / "teacher", NUM_CODES)
+    params = TeacherParams(family="neutts", source=str(tmp_path / "teacher"), language="de")
+    teacher = loading.load_teacher(params)
+    save_model(remove_layers(teacher.model, [0, 3]), teacher, tmp_path / "student", [0, 3])
+    assert params_of(tmp_path / "student").language == "de"
+    student = loading.load_teacher(params_of(tmp_path / "student"))
+    assert student.family.language == loading.load_beside(teacher, tmp_path / "student").family.language == "de"
+    origin = json.loads((tmp_path / "student" / ORIGIN).read_text())
+    del origin["language"]  # as it was written before
+    (tmp_path / "student" / ORIGIN).write_text(json.dumps(origin))
+    assert params_of(tmp_path / "student").language == "en"
+    with pytest.raises(InvalidInputError, match=r"teacher\.language: observed zh"):
+        loading.load_teacher(params.model_copy(update={"language": "zh"}))
