@@ -137,7 +137,13 @@ def _counts(errors: Sequence[WordErrors]) -> np.ndarray:
     """[N, 2]: errors and reference words."""
     if not errors:
         raise InvalidInputError("word errors", "0 utterances", "at least 1", "pass the utterances that were spoken")
-    return np.array([(e.errors, e.reference_words) for e in errors], dtype=np.float64)
+    counts = np.array([(e.errors, e.reference_words) for e in errors], dtype=np.float64)
+    if not counts[:, 1].any():
+        raise InvalidInputError(
+            "word errors", f"no reference word in {len(errors)} utterances", "at least 1",
+            "check texts, language and normaliser",
+        )  # fmt: skip
+    return counts
 
 
 def _paired_counts(system: Sequence[WordErrors], baseline: Sequence[WordErrors]) -> np.ndarray:

@@ -41,8 +41,10 @@ def _notes(report: EvaluationReport) -> str:
         if report.reference_wer is None
         else (f", on the codec's round trip of the originals {100 * report.reference_wer:.1f} %")
     )
+    others = report.other_voice_similarity
+    likeness = "" if others is None else f"; similarity of the teacher to other voices {others:.3f}"
     notes = (
-        f"\n{report.utterances} sentences; recogniser {report.asr} ({report.normalizer}){original}; "
+        f"\n{report.utterances} sentences; recogniser {report.asr} ({report.normalizer}){original}{likeness}; "
         f"test set {report.test_set_sha256[:12]}; {report.machine}\n"
     )
     if report.benchmark == "nano":

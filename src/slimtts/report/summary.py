@@ -140,6 +140,8 @@ def _table(content: Content) -> str:
     floor = (
         "" if report.reference_wer is None else f", {_percent(report.reference_wer, 1)} on recordings through the codec"
     )
+    others = report.other_voice_similarity
+    floor += "" if others is None else f"; similarity of the teacher to other voices {others:.3f}"
     return (
         f'<div class="scroll"><table class="numbers"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody>'
         f'</table></div><p class="small">{report.utterances} test sentences; recogniser {escape(report.asr)}, '

@@ -207,6 +207,14 @@ def test_numbers_that_are_none_are_refused(bad):
         sign_flip_p_value([bad], 10, 1)
 
 
+def test_texts_without_any_word_have_no_word_error_rate():
+    wordless = [WordErrors(0, 0, 0, 2), WordErrors(0, 0, 0, 0)]
+    for measure in (lambda: bootstrap_corpus_wer(wordless, 10, 1), lambda: compare_wer(wordless, wordless, 10, 1)):
+        with pytest.raises(InvalidInputError, match="observed no reference word in 2 utterances"):
+            measure()
+    assert bootstrap_corpus_wer([*wordless, WordErrors(4, 0, 0, 0)], 10, 1).value == 0.5
+
+
 def test_nothing_is_refused():
     for measure in (bootstrap_mean, bootstrap_corpus_wer, sign_flip_p_value):
         with pytest.raises(InvalidInputError, match="at least 1"):
