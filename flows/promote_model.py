@@ -13,10 +13,10 @@ from pathlib import Path
 
 from prefect import flow
 from prefect.logging import get_run_logger
+from tasks.command_line import run_command
 
 from slimtts.promotion_history import event_line, valid_reason
 from tasks.approval import ask
-from tasks.command_line import run_command
 from tasks.evidence import Evidence, model_version
 from tasks.promotion import Promotions, Request
 from tasks.tracking import mlflow_client, tracking_uri

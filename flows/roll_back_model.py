@@ -12,9 +12,9 @@ from pathlib import Path
 
 from prefect import flow
 from prefect.logging import get_run_logger
+from tasks.command_line import run_command
 
 from slimtts.promotion_history import event_line
-from tasks.command_line import run_command
 from tasks.promotion import Promotions, Request
 from tasks.tracking import mlflow_client, tracking_uri
 from tasks.workspace import CHECKOUT, compose_params

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 
 from slimtts.errors import InvalidInputError
-from tasks.exit_code import exit_code
+from tasks.server_errors import exit_code
 
 ROLE = "reader"
 READABLE = ("experiment", "registered_model")  # runs, artifacts and versions belong to these

@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError
 
 from slimtts.errors import InvalidInputError
 from slimtts.params import RegisterModelParams
+from slimtts.printable import printable
 from slimtts.promotion_history import PromotionEvent, open_proposal
 from tasks.promotion import Promotions
 from tasks.team_gate import team_gate
@@ -95,7 +96,7 @@ def request_approval(promotions: Promotions, version: str, gate: RegisterModelPa
 
 
 def _question(proposal: PromotionEvent) -> str:
-    reasons = "\n".join(f"- {reason}" for reason in proposal.reasons)
+    reasons = "\n".join(f"- {printable(reason)}" for reason in proposal.reasons)
     return (
         f"**{proposal.model_name} version {proposal.version}** to production, in place of version "
         f"{proposal.former_version or 'none'}? The gate says {proposal.decision}:\n\n{reasons}"

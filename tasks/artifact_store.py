@@ -78,7 +78,8 @@ def check_own(address: str, tracking_uri: str, what: str) -> None:
         allowed = f"{PROXIED}: or {server.scheme}://{own_host}"
     else:
         folder = _local_store(tracking_uri)
-        is_own = place.scheme in LOCAL_SCHEMES and bool(folder) and local_path(address).is_relative_to(folder)
+        is_local = folder is not None and place.scheme in LOCAL_SCHEMES
+        is_own = is_local and local_path(address).is_relative_to(str(folder))
         allowed = f"a place below {folder or 'the store'}"
     roots = os.environ.get(ROOTS, "").split()
     if climbs or not (is_own or any(_is_below(address, root) for root in roots)):

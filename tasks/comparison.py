@@ -21,7 +21,7 @@ from slimtts.errors import InvalidInputError
 from slimtts.workspace import Workspace
 from tasks.artifact_store import download_artifact, run_artifacts
 from tasks.checkouts import CHECKOUT
-from tasks.exit_code import exit_code
+from tasks.server_errors import exit_code
 from tasks.tracking import EXPERIMENT, mlflow_client, tracking_uri
 from tasks.workspace import check_name
 

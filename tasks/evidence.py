@@ -5,13 +5,14 @@ The version's tag holds the hash of each of these files; they are checked before
 
 from __future__ import annotations
 
-import hashlib
 import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from slimtts.errors import InvalidInputError
 from slimtts.results import EvaluationReport, Lineage, Release
@@ -36,11 +37,12 @@ IDENTITY = ("data_sha256", "teacher_sha256", "student_sha256")  # of a lineage: 
 
 @dataclass(frozen=True)
 class Evidence:
-    """One release and the evaluation that it was judged by."""
+    """One release, the evaluation that it was judged by, and the knobs of that evaluation as params.yaml has them."""
 
     release: Release
     evaluation: EvaluationReport
     evaluation_sha256: str
+    knobs: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of_workspace(cls, workspace: Workspace) -> Evidence:
@@ -49,7 +51,8 @@ class Evidence:
         Raises:
             InvalidInputError: the workspace holds no complete release.
         """
-        return cls._read(workspace.release / "release.json", workspace.evaluation / "evaluation.json")
+        release, evaluation = workspace.release / "release.json", workspace.evaluation / "evaluation.json"
+        return cls._read(release, evaluation, workspace.params)
 
     @classmethod
     def of_version(cls, client: MlflowClient, model_name: str, version: str) -> Evidence:
@@ -64,12 +67,12 @@ class Evidence:
     @classmethod
     def of_folder(cls, folder: Path) -> Evidence:
         """What `fetch_evidence` brought."""
-        return cls._read(folder / "release.json", folder / "evaluation.json")
+        return cls._read(folder / "release.json", folder / "evaluation.json", folder / "params.yaml")
 
     @classmethod
-    def _read(cls, release: Path, evaluation: Path) -> Evidence:
+    def _read(cls, release: Path, evaluation: Path, params: Path) -> Evidence:
         report = EvaluationReport.read(evaluation)
-        return cls(Release.read(release), report, hashlib.sha256(evaluation.read_bytes()).hexdigest())
+        return cls(Release.read(release), report, files_sha256([evaluation]), _knobs(params))
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,15 @@ def lineage_tags(lineage: Lineage) -> dict[str, str]:
     return {key: str(value) for key, value in lineage.model_dump().items()}
 
 
+def _knobs(params: Path) -> Mapping[str, Any]:
+    """Of the evaluation; none where an earlier release wrote params that are read otherwise today."""
+    try:
+        knobs = yaml.safe_load(params.read_text())["evaluate_student"]
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+        return {}
+    return knobs if isinstance(knobs, dict) else {}
+
+
 def _check_lineage(lineage: Lineage, tags: Mapping[str, str], what: str) -> None:
     """By the hashes that belong to the student; code and recogniser may be others in a later evaluation of it."""
     named = {key: value for key, value in lineage_tags(lineage).items() if key in IDENTITY}
@@ -153,7 +165,8 @@ def _check_lineage(lineage: Lineage, tags: Mapping[str, str], what: str) -> None
 
 
 def _place(entry: ModelVersion, what: str) -> _Place:
-    run_id, evaluation_sha256, *hashes = [*entry.tags.get(EVIDENCE, "").split(), "", ""]
+    words: list[str] = [*str(entry.tags.get(EVIDENCE, "")).split(), "", ""]
+    run_id, evaluation_sha256, *hashes = words
     sha256 = dict(word.partition("=")[::2] for word in hashes if word)
     if not SHA256.fullmatch(evaluation_sha256) or (sha256 and sha256.keys() != {*RESULTS, *RECIPE}):
         raise InvalidInputError(what, "registered without its evidence", ", ".join([*RESULTS, *RECIPE]), NEXT)

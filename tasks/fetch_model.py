@@ -25,7 +25,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from slimtts.errors import InvalidInputError, SlimttsError
 from slimtts.model_files import stored_tensors
+from slimtts.printable import printable
 from slimtts.process_guard import die_with_parent
+from slimtts.redaction import redacted
 from slimtts.storage import atomic_path, files_sha256, folder_sha256
 from slimtts.yaml_files import parse_yaml
 from tasks.artifact_store import check_no_links, run_artifacts
@@ -265,7 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         fetched = fetch_model(_registry(), options.model, options.folder, options.unless_version)
     except (SlimttsError, MlflowException, BotoCoreError, ClientError, OSError) as error:
-        print(f"fetch_model: {' '.join(str(error).split())[:600]}", file=sys.stderr)
+        print(f"fetch_model: {redacted(printable(error, 600))}", file=sys.stderr)
         return 2
     print(json.dumps(asdict(fetched)))
     return 0

@@ -45,7 +45,7 @@ def locked_outputs(lock: Path, declared: Mapping[str, Mapping[str, bool]], what:
         InvalidInputError: no dvc.lock, or one that names something else.
     """
     try:
-        content = yaml.safe_load(lock.read_text()) if lock.stat().st_size <= LARGEST_LOCK_BYTES else None
+        content: Any = yaml.safe_load(lock.read_text()) if lock.stat().st_size <= LARGEST_LOCK_BYTES else None
         stages = {str(name): stage["outs"] for name, stage in content["stages"].items() if stage.get("outs")}
         entries = [(name, {**entry}) for name, outs in stages.items() for entry in outs]
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -115,6 +115,11 @@ def remove_changed(workspace: Path, stage: str, cache: Path) -> list[str]:
     return [output.path for output in changed]
 
 
+def lacks_objects(workspace: Path, stage: str, cache: Path) -> bool:
+    """Whether the cache lacks objects of a stage's outputs; damaged ones, which DVC takes for good, are removed."""
+    return any([missing_objects(cache, output) for output in _outputs_of(workspace, [stage])])
+
+
 def changed_outputs(workspace: Path, outputs: Iterable[Output]) -> list[str]:
     """Paths of outputs that are missing or hold other bytes; every byte is read."""
     return [
@@ -163,14 +168,15 @@ def _file_md5(file: Path, verified: dict[str, list[Any]]) -> str:
         return "link"
     status = file.stat()
     # The time of the last change of any kind cannot be set back, unlike that of the last change of content.
-    known = [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-    former = verified.get(str(file))
+    known = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    key = f"{status.st_dev} {status.st_ino}"  # an output and its object in the cache may be one file
+    former = verified.get(key)
     if isinstance(former, list) and former[:-1] == known:
         return str(former[-1])
     with file.open("rb") as stream:
         md5 = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if time.time_ns() - status.st_ctime_ns > SETTLED_NS:
-        verified[str(file)] = [*known, md5]
+        verified[key] = [*known, md5]
     return md5
 
 

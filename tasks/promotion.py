@@ -29,7 +29,8 @@ from slimtts.promotion_history import (
     valid_reason,
     version_before,
 )
-from slimtts.promotion_limits import SHIPPED, limits_of, softened, stricter, strictest
+from slimtts.promotion_limits import SHIPPED, limits_of, softened, stricter, strictest, thin_measurements
+from slimtts.results import Verdict
 from tasks.evidence import Evidence, model_version
 from tasks.locks import exclusive_lock
 from tasks.promotion_log import PRODUCTION, PromotionLog, Snapshot
@@ -182,6 +183,9 @@ class Promotions:
         other = Production(present, recorded_basis(seen.events, present)) if present not in (None, version) else None
         limits = limits_of(team_gate())
         verdict = judge(evidence.evaluation, gate, evidence.release.lineage, other, request.accept_new_basis)
+        thin = thin_measurements(evidence.knobs, gate)
+        if thin:
+            verdict = Verdict(decision="INCOMPLETE", reasons=thin)
         accepted = verdict.decision == "ACCEPT"
         wanted = gate.approval == "required" or open_proposal(seen.events, version) is not None
         must_ask = accepted and wanted and present != version and not request.approver

@@ -48,12 +48,16 @@ def register_release(run: TrackedRun, promote: bool) -> str:
     release, client = evidence.release, run.client
     promotions = Promotions(client, run.workspace.parent, release.model_name)
     _create_model(client, release.model_name)
-    if not _version_of(client, release):
+    is_new = _version_of(client, release) is None
+    if is_new:
         _upload(run, release, workspace.release / "model")
     with promotions.alone():
         number = str((_version_of(client, release) or _create_version(client, run, release, workspace)).version)
     metrics = {f"metric.{name}": f"{value:.6g}" for name, value in release.metrics.items()}
-    for key, value in {**metrics, EVIDENCE: log_evidence(run, evidence.evaluation_sha256)}.items():
+    tags = {**metrics, EVIDENCE: log_evidence(run, evidence.evaluation_sha256)}
+    if is_new:  # where files were lost and came again, they are today's
+        tags[MODEL_FILES] = folder_sha256(workspace.release / "model")
+    for key, value in tags.items():
         client.set_model_version_tag(release.model_name, number, key, value)
     client.set_registered_model_alias(release.model_name, CANDIDATE, number)
     promotions.settle()
@@ -88,7 +92,7 @@ def _version_of(client: MlflowClient, release: Release) -> ModelVersion | None:
         if _has_files(client, version, release):
             return version
         logger.warning(
-            "%s version %s has lost its files; its student is registered again", release.model_name, version.version
+            "%s version %s has lost its files; its student is uploaded again", release.model_name, version.version
         )
     return None
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from slimtts.errors import SlimttsError
 from tasks.checkouts import code_revision, git_revision
-from tasks.output_bytes import remove_changed
+from tasks.output_bytes import lacks_objects, remove_changed
 from tasks.process_group import run_in_group
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]
@@ -67,6 +67,8 @@ def run_stage(stage: str, workspace: Path, timeout_s: float, logger: Logger) -> 
     tail = run_dvc(repro, workspace, timeout_s, logger, stage)
     if remove_damaged(stage, workspace, logger):
         tail = run_dvc(repro, workspace, timeout_s, logger, stage)
+    if lacks_objects(workspace, stage, workspace.parent / CACHE):
+        run_dvc(["commit", "--force", stage], workspace, timeout_s, logger, "dvc commit")
     logger.info("%s: %s", stage, "restored from the cache" if "is cached" in "".join(tail) else "done")
     return True
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from slimtts.errors import InvalidInputError
 from slimtts.promotion_history import event_line, overdue
 from tasks.checkouts import CHECKOUT
-from tasks.exit_code import exit_code
 from tasks.lineage import lineage_text, version_lineage
 from tasks.promotion_log import PromotionLog
 from tasks.restoration import restore_version
+from tasks.server_errors import exit_code
 from tasks.tracking import mlflow_client, tracking_uri
 from tasks.workspace import compose_params
 

@@ -5,6 +5,7 @@ A limit says by its name which way it works: `max_...` is stricter when lower, `
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,11 @@ STEPS: Mapping[str, tuple[Any, ...]] = {"approval": ("required", "none"), "promo
 SHIPPED: Limits = {
     "min_utterances": 100, "max_wer_gap_upper_points": 3.0, "max_wer_points_over_production": None,
     "max_similarity_drop": 0.03, "max_mos_drop_upper": 0.15, "max_no_end_rate": 0.02, "min_speedup": 1.2,
+    "max_reference_wer": 0.1, "max_teacher_wer": 0.2, "min_voice_contrast": 0.05,
 }  # fmt: skip
+# Knobs of evaluate_student on which an interval or a ratio rests, and the part of min_utterances that each needs: one
+# resample, or one sentence, has an interval of no width.
+SHARES = {"bootstrap_samples": 1.0, "mos_utterances": 0.2, "speed_utterances": 0.05}
 
 
 def limits_of(gate: RegisterModelParams) -> Limits:
@@ -39,6 +44,16 @@ def softened(values: Mapping[str, Any], than: Mapping[str, Any]) -> dict[str, st
         for name in values
         if name in than and _is_softer(name, values[name], than[name])
     }
+
+
+def thin_measurements(knobs: Mapping[str, Any], gate: RegisterModelParams) -> list[str]:
+    """Sentences about what a run measured too little of for the gate's limits; `knobs` are its evaluate_student."""
+    needed = {knob: max(1, math.floor(share * gate.min_utterances)) for knob, share in SHARES.items()}
+    return [
+        f"The evaluation was made with {knob} = {knobs[knob]}; at least {least} are needed."
+        for knob, least in needed.items()
+        if isinstance(knobs.get(knob), int) and knobs[knob] < least
+    ]
 
 
 def strictest(limits: Limits, others: Limits) -> Limits:

@@ -3,7 +3,10 @@
 from functools import partial
 
 import pytest
+import yaml
 
+from flows.promote_model import main as promote
+from flows.roll_back_model import main as roll_back
 from slimtts.errors import InvalidInputError
 from slimtts.promotion_history import event_line
 from tasks.evidence import Evidence
@@ -95,6 +98,26 @@ def test_roll_back_returns_the_former_version_and_a_repeated_run_does_not_undo_i
     assert events(first) == ["promoted", "promoted", "rolled_back", "rolled_back"], "asked twice, done once"
 
 
+@pytest.mark.parametrize(
+    ("main", "arguments", "line"),
+    [
+        (roll_back, ["--reason", "x"], "slimtts-nano@production: observed version 1, nothing before it"),
+        (roll_back, ["--reason", "x", "--to", "9"], "--to: observed version 9, never in production; allowed: 1"),
+        (roll_back, ["--reason", "x", "--model", "nobody"], "--model: observed nobody; allowed: slimtts-nano"),
+        (promote, ["9"], "version of slimtts-nano: observed '9'; allowed: 1"),
+        (promote, ["1", "--set", "register_model.min_speedup=1"], "register_model.min_speedup 1 instead of 1.2"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_before_a_server_starts(released, capfd, main, arguments, line):
+    run = released("a")
+    register_release(run, promote=True)
+    capfd.readouterr()
+    assert main([*arguments, "--runs", str(run.workspace.parent)]) == 2
+    shown = capfd.readouterr().err
+    assert line in shown and shown.count("\n") == 1
+    assert events(run) == ["promoted"]
+
+
 def test_roll_back_does_not_pass_by_the_gate(released):
     first, second = released("a"), released("b", seed=2)
     register_release(first, promote=True)
@@ -147,6 +170,19 @@ def test_a_run_cannot_soften_the_gate_that_judges_it(released):
     assert (event.limits["min_speedup"], event.limits["max_wer_gap_upper_points"]) == (1.2, 3.0)
     assert "refused REGRESSION (the release itself: ACCEPT)" in event_line(event)
     assert production(run) is None
+
+
+def test_a_run_cannot_narrow_the_interval_by_measuring_less(released):
+    run = released("a")
+    path = run.workspace / "params.yaml"
+    params = yaml.safe_load(path.read_text())
+    params["evaluate_student"]["bootstrap_samples"] = 1
+    path.write_text(yaml.safe_dump(params))
+    register_release(run, promote=True)
+    event = promotions(run).log.read().events[-1]
+    assert (event.action, event.decision, event.release_decision) == ("refused", "INCOMPLETE", "ACCEPT")
+    assert event.reasons == ("The evaluation was made with bootstrap_samples = 1; at least 100 are needed.",)
+    assert decide(run, "1").decision == "INCOMPLETE"
 
 
 def test_a_run_cannot_promote_where_the_team_promotes_by_hand(released, monkeypatch, tmp_path):

@@ -13,7 +13,9 @@ import soundfile
 import yaml
 
 from slimtts.results import DistillReport, EvaluationReport, ModelOrigin, Release
+from slimtts.storage import folder_sha256
 from slimtts.workspace import Workspace
+from tasks.fetch_model import MODEL_FILES
 from tasks.registry import register_release
 from tasks.tracking import log_stage
 from tests.flows.toy_release import (
@@ -124,14 +126,20 @@ def test_a_model_that_was_deleted_is_registered_again(released):
     assert production(run) == "2"
 
 
-def test_a_version_whose_files_are_gone_gets_a_successor(released, caplog):
+def test_a_version_whose_files_are_gone_gets_them_again(released, caplog):
     run = released("a")
     register_release(run, promote=True)
     [weights] = (run.workspace.parent / "mlartifacts").rglob("weights")
     shutil.rmtree(weights.parents[2])
-    assert register_release(run, promote=True) == "2"
-    assert "slimtts-nano version 1 has lost its files; its student is registered again" in caplog.text
-    assert register_release(run, promote=True) == "2"
+    model = Workspace(run.workspace).release / "model"
+    (model / "README.md").write_text("another card")
+    assert register_release(run, promote=True) == "1"
+    assert "slimtts-nano version 1 has lost its files; its student is uploaded again" in caplog.text
+    assert weights.read_text() == "1"
+    assert run.client.get_model_version(MODEL, "1").tags[MODEL_FILES] == folder_sha256(model)
+    caplog.clear()
+    assert register_release(run, promote=True) == "1"
+    assert "lost its files" not in caplog.text
 
 
 def test_two_students_of_one_run_keep_their_own_weights(released):

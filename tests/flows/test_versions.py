@@ -15,6 +15,7 @@ from slimtts.errors import InvalidInputError
 from slimtts.storage import files_sha256
 from slimtts.workspace import STAGES
 from tasks import restoration
+from tasks.checkouts import is_own_commit
 from tasks.evidence import EVIDENCE, Evidence
 from tasks.lineage import lineage_text, version_lineage
 from tasks.output_bytes import object_path
@@ -150,6 +151,14 @@ def test_the_code_is_that_of_the_commit_where_the_checkout_has_it(finished, tmp_
     assert not code(commit).is_absolute(), "the folder may be moved"
     assert (code(f"{commit}-dirty") / "src" / "code.py").read_text() == "now"
     assert "the version was made by" in caplog.text
+    for command in (["checkout", "-q", "-b", "strangers"], ["commit", "-qam", "theirs"], ["checkout", "-q", "-"]):
+        subprocess.run([*git, *command], check=True)
+    theirs = subprocess.run([*git, "rev-parse", "strangers"], capture_output=True, text=True, check=True).stdout.strip()
+    assert is_own_commit(checkout, theirs), "on a branch of one's own"
+    subprocess.run([*git, "update-ref", "refs/remotes/origin/strangers", theirs], check=True)
+    subprocess.run([*git, "branch", "-qD", "strangers"], check=True)
+    assert not is_own_commit(checkout, theirs), "fetched only"
+    assert code(theirs) == checkout
 
 
 def test_history_lineage_and_their_json_on_the_command_line(runs_root, monkeypatch, capsys):

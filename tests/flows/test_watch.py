@@ -4,12 +4,15 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from slimtts.errors import InvalidInputError, SlimttsError
 from tasks.bucket import s3_client
+from tasks.teacher_settings import teacher_overrides
 from tasks.teacher_versions import ChangedMeanwhileError, fetch, newest_version
+from tasks.tracking import mlflow_client, tracking_uri
 from tasks.workspace import CHECKOUT
 
 BUNDLED = CHECKOUT / "src" / "slimtts" / "nano" / "bundle" / "teacher"
@@ -172,6 +175,44 @@ def test_names_that_leave_their_folder_are_refused(monkeypatch, tmp_path):
     monkeypatch.setattr("tasks.teacher_versions.s3_client", lambda endpoint: Listing())
     with pytest.raises(InvalidInputError, match=r"'\.\./\.\./evil'; allowed: names within the folder"):
         newest_version("s3://bucket/nano", "", tmp_path, "", 0)
+
+
+def test_a_registered_teacher_comes_from_ones_own_store_only(runs_root, teacher, tmp_path):
+    client = mlflow_client(tracking_uri(runs_root))
+    outside = tmp_path / "private" / "checkpoint"
+    shutil.copytree(teacher, outside)
+    own = runs_root / "mlartifacts" / "linked"
+    shutil.copytree(teacher, own)
+    (own / "LICENSE").symlink_to("/etc/hostname")
+    run_id = client.create_run(client.create_experiment("x", artifact_location=str(tmp_path / "private"))).info.run_id
+    mine = client.create_run(client.create_experiment("y", (runs_root / "mlartifacts").as_uri())).info.run_id
+    client.log_artifacts(mine, str(teacher), "model/checkpoint")
+    client.create_registered_model("t")
+    sources = [
+        outside.as_uri(), str(outside), "http://127.0.0.1:9/x", "s3://stranger/teacher", f"runs:/{run_id}/checkpoint",
+        own.as_uri(),
+    ]  # fmt: skip
+    for number, source in enumerate([*sources, f"runs:/{mine}/model"], start=1):
+        client.create_model_version("t", source)
+        client.set_registered_model_alias("t", "released", str(number))
+        version = newest_version("models:/t@released", "", runs_root, "", 0)
+        if number <= len(sources):
+            with pytest.raises(InvalidInputError, match=r"teacher models:/t/\d.*observed") as refusal:
+                fetch(version, "", runs_root)
+            assert "next:" in str(refusal.value)
+    assert (fetch(version, "", runs_root) / "config.json").is_file()
+    assert [path.name for path in (runs_root / "teachers").iterdir()] == [version.name]
+
+
+def test_a_teacher_does_not_choose_its_codec(teacher, monkeypatch):
+    words = "python -m flows.compress_model --set teacher.family=llasa --set teacher.codec=stranger/codec@0123"
+    done = SimpleNamespace(returncode=0, stdout=words, stderr="")
+    monkeypatch.setattr("tasks.teacher_settings.subprocess.run", lambda *_, **__: done)
+    with pytest.raises(InvalidInputError, match="files that name the codec stranger/codec@0123"):
+        teacher_overrides(teacher)
+    assert teacher_overrides(teacher, ["teacher.codec=stranger/codec@0123"])[0] == "teacher.family=llasa"
+    done.stdout = f"x --set teacher.codec={teacher}"
+    assert teacher_overrides(teacher) == [f"teacher.codec={teacher}"], "within its own folder"
 
 
 @pytest.mark.parametrize("source", ["teachers/nano", "s3://", "models:/name/3", "https://example.org/x"])

@@ -125,17 +125,6 @@ def test_artifacts_in_somebody_elses_store(refused, address):
     assert "secret" not in line
 
 
-NAMES = (
-    "mlflow.db", "mlflow.db-journal", "mlartifacts", "..", ".", "", "a/b", "a\nb", "a\x1b[2J", "-rf", "x" * 300, "a b",
-    ".dvc-cache", "promotions.jsonl",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_run_that_is_called_as_something_else(refused, name):
-    refused("tasks.workspace:check_name", [name])
-
-
 @pytest.mark.parametrize(
     "override", ["register_model.min_speedup=9", "distill_student.teacher_cache=/etc", "x", "", "storage.x=1"]
 )

@@ -9,7 +9,7 @@ import yaml
 
 from slimtts.errors import InvalidInputError
 from slimtts.params import load_params
-from slimtts.promotion_limits import SHIPPED, limits_of, softened, stricter, strictest
+from slimtts.promotion_limits import SHIPPED, limits_of, softened, stricter, strictest, thin_measurements
 from tasks.team_gate import GATE_FILE, team_gate
 from tasks.workspace import compose_params
 
@@ -36,7 +36,8 @@ def gate_file(monkeypatch, tmp_path, text):
 
 
 def test_the_shipped_limits_are_those_of_the_shipped_params():
-    assert limits_of(load_params(ROOT / "params.yaml").register_model) == SHIPPED
+    limits = limits_of(load_params(ROOT / "params.yaml").register_model)
+    assert {name: SHIPPED[name] for name in limits} == limits
 
 
 @pytest.mark.parametrize(("name", "value"), SOFTER.items())
@@ -102,6 +103,21 @@ def test_stricter_takes_the_stricter_of_each():
     both = stricter(mixed, gate)
     assert (both.min_speedup, both.max_no_end_rate, both.approval, both.promote) == (2.0, 0.02, "required", False)
     assert stricter(gate, mixed) == both
+
+
+def test_intervals_of_too_little_are_told():
+    gate = load_params(ROOT / "params.yaml").register_model
+    enough = {"bootstrap_samples": 100, "mos_utterances": 20, "speed_utterances": 5}
+    assert thin_measurements(enough, gate) == []
+    assert thin_measurements({}, gate) == [], "slimtts 0.1 may not tell"
+    assert thin_measurements({knob: value - 1 for knob, value in enough.items()}, gate) == [
+        "The evaluation was made with bootstrap_samples = 99; at least 100 are needed.",
+        "The evaluation was made with mos_utterances = 19; at least 20 are needed.",
+        "The evaluation was made with speed_utterances = 4; at least 5 are needed.",
+    ]
+    assert thin_measurements({"bootstrap_samples": 1}, gate.model_copy(update={"min_utterances": 1})) == []
+    for profile in ("demo", "full"):
+        assert thin_measurements(compose_params(profile, []).evaluate_student.model_dump(), gate) == []
 
 
 def test_no_limit_is_the_softest_and_unknown_names_are_not_compared():

@@ -32,6 +32,10 @@ def test_what_was_typed_arrives(tmp_path, monkeypatch):
     assert becomes("rollback", "--to", "2", "--reason", "x", "--model", "m") == [
         "flows.roll_back_model", "--to=2", "--reason=x", "--model=m",
     ]  # fmt: skip
+    assert becomes("rollback", "--to", "none", "--reason", "x") == ["flows.roll_back_model", "--to=none", "--reason=x"]
+    assert becomes("restore", "3", "--into", "there", "--set", "storage.dvc_remote=s3://b/x") == [
+        "tasks.versions", "restore", f"--into={tmp_path / 'there'}", "--set=storage.dvc_remote=s3://b/x", "--", "3",
+    ]  # fmt: skip
     assert becomes("history", "--json") == ["tasks.versions", "history", "--json"]
     assert becomes("restore", "3", "--into", "there", "--runs", "runs") == [
         "tasks.versions", "restore", f"--into={tmp_path / 'there'}", f"--runs={tmp_path / 'runs'}", "--", "3",

@@ -10,9 +10,9 @@ import yaml
 
 from slimtts.errors import InvalidInputError, SlimttsError
 from slimtts.params import parse_params
-from tasks.exit_code import exit_code
+from tasks.server_errors import exit_code
 from tasks.tracking import tracking_uri
-from tasks.workspace import check_name, compose_params
+from tasks.workspace import compose_params
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSWORD = "correct-horse-battery"
@@ -104,17 +104,8 @@ def test_plain_endpoints_are_taken(value):
     assert compose_params("demo", [f'storage.s3_endpoint="{value}"']).storage.s3_endpoint == value
 
 
-@pytest.mark.parametrize(
-    "name", ["mlflow.db", "mlflow.db-wal", "mlartifacts", "promotions.jsonl", "x" * 101, "..", "a/b"]
-)
-def test_names_of_what_lies_beside_the_runs_are_refused(name):
-    with pytest.raises(InvalidInputError, match="--name"):
-        check_name(name)
-    check_name("mlflow-db")
-
-
 def test_a_reader_that_has_enough_is_no_error():
-    code = "from tasks.exit_code import exit_code\nimport sys\nsys.exit(exit_code(lambda: print('x' * 10**6) or 0))"
+    code = "from tasks.server_errors import exit_code\nimport sys\nsys.exit(exit_code(lambda: print('x' * 10**6) or 0))"
     pipe = f'"{sys.executable}" -c "$0" | head -c 1 >/dev/null; exit ${{PIPESTATUS[0]}}'
     done = subprocess.run(["bash", "-c", pipe, code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
