@@ -13,6 +13,7 @@ from slimtts.promotion_history import (
     overdue,
     read_local_history,
     recorded_basis,
+    recorded_limits,
     same_decision,
     valid_reason,
     version_before,
@@ -97,6 +98,29 @@ def test_a_line_tells_when_what_who_and_why():
     assert line == "2025-01-01 12:00:00Z  refused REGRESSION  2  by ann: Too slow."
     assert event_line(event("1")) == "2025-01-01 12:00:00Z  promoted  none -> 1  by unknown"
     assert "2 -> none" in event_line(event("", "moved_outside", former="2"))
+
+
+def test_a_line_is_one_line_whatever_the_registry_holds():
+    forged = "clicks\n2025-01-02 09:00:00Z  promoted ACCEPT  1 -> 9  by ann\x1b[2J"
+    line = event_line(event("2", former="1", decision="ACCEPT", actor="bob", reason=forged))
+    assert line == (
+        "2025-01-01 12:00:00Z  promoted ACCEPT  1 -> 2  by bob: "
+        '"clicks\\n2025-01-02 09:00:00Z  promoted ACCEPT  1 -> 9  by ann\\x1b[2J"'
+    )
+    assert event_line(event("2", actor="a\nb")).endswith("by a\\nb")
+
+
+def test_a_line_tells_softer_limits_and_the_releases_own_verdict():
+    soft = {"min_speedup": "0.5 instead of 1.2", "max_no_end_rate": "1 instead of 0.02"}
+    moved = event("2", former="1", decision="ACCEPT", release_decision="REGRESSION", actor="ann", softened=soft)
+    assert event_line(moved) == (
+        "2025-01-01 12:00:00Z  promoted ACCEPT (the release itself: REGRESSION)  1 -> 2  by ann, softer limits: "
+        "min_speedup 0.5 instead of 1.2, max_no_end_rate 1 instead of 0.02"
+    )
+    agreed = event("2", former="1", decision="ACCEPT", release_decision="ACCEPT", actor="ann")
+    assert event_line(agreed) == "2025-01-01 12:00:00Z  promoted ACCEPT  1 -> 2  by ann"
+    assert recorded_limits([event(limits={"min_speedup": 2.0}), event("2", "rolled_back")]) == {"min_speedup": 2.0}
+    assert recorded_limits([event()]) == {}
 
 
 def test_events_of_a_file_beside_the_registry_are_still_read(tmp_path):
