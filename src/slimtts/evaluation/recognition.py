@@ -31,6 +31,11 @@ WHISPER_WINDOW_S, WHISPER_POSITIONS = 30, 448
 FRAME_SAMPLES = 320
 LANGUAGE_KNOBS = "teacher.language or evaluate_student.language"
 MODEL_FILES = ("config.json", "model.bin", "tokenizer.json")
+PREPROCESSOR = "preprocessor_config.json"  # mel bins and window; without it, 30 s and as many bins as the weights want
+CONVERT = (
+    "convert the model with ct2-transformers-converter --model WHISPER --output_dir FOLDER "
+    f"--copy_files tokenizer.json {PREPROCESSOR}"
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Recognizer:
         stay comparable. Nothing is downloaded.
 
         Raises:
-            InvalidInputError: no such folder or cached model, or files are missing in it.
+            InvalidInputError: no such folder or cached model, files are missing in it, or do not belong together.
         """
         from faster_whisper import WhisperModel
         from faster_whisper.tokenizer import Tokenizer
@@ -62,6 +67,8 @@ class Recognizer:
         whisper = WhisperModel(
             str(folder), device="cpu", compute_type="float32", cpu_threads=1, num_workers=threads, local_files_only=True
         )
+        if folder == Path(model):
+            _fit_features(whisper, folder)
         tokenizer = Tokenizer(whisper.hf_tokenizer, whisper.model.is_multilingual, task="transcribe", language="en")
         return cls(_with_beam(name, beam_size), beam_size, threads, whisper, tokenizer)
 
@@ -128,6 +135,28 @@ class Recognizer:
         return [self._tokenizer.decode(result.sequences_ids[0]).strip() for result in results]
 
 
+def _fit_features(whisper: WhisperModel, folder: Path) -> None:
+    """Gives an own model as many mel bins as it was trained with, and tries it on a window of silence.
+
+    Raises:
+        InvalidInputError: the preprocessor's features are not those of the model.
+    """
+    from faster_whisper.feature_extractor import FeatureExtractor
+
+    wanted = whisper.model.n_mels
+    if not (folder / PREPROCESSOR).is_file():
+        whisper.feature_extractor = FeatureExtractor(feature_size=wanted)
+    extractor = whisper.feature_extractor
+    bins = len(extractor.mel_filters)
+    if bins != wanted:
+        raise InvalidInputError(str(folder / PREPROCESSOR), f"{bins} mel bins", f"{wanted}, as the model has", CONVERT)
+    try:
+        whisper.encode(np.zeros((1, wanted, extractor.nb_max_frames), np.float32))
+    except (RuntimeError, ValueError) as error:
+        observed = f"a window of {extractor.chunk_length} s: {str(error).splitlines()[0]}"
+        raise InvalidInputError(f"recogniser {folder}", observed, "the model's own window", CONVERT) from None
+
+
 def cut_into_windows(waveform: np.ndarray, window: int) -> list[np.ndarray]:
     """Consecutive pieces of at most `window` samples, cut at the quietest 20 ms in the last quarter of a window."""
     pieces = []
@@ -161,9 +190,8 @@ def _locate(model: str) -> tuple[Path, str]:
         if missing:
             # Without its tokenizer faster-whisper would fetch another model's from the network.
             raise InvalidInputError(
-                model, f"{', '.join(missing)} missing", f"a folder with {', '.join(MODEL_FILES)}",
-                "convert the model with ct2-transformers-converter --copy_files tokenizer.json",
-            )  # fmt: skip
+                model, f"{', '.join(missing)} missing", f"a folder with {', '.join(MODEL_FILES)}", CONVERT
+            )
         with (folder / "model.bin").open("rb") as weights:
             digest = hashlib.file_digest(weights, "sha256").hexdigest()
         return folder, f"{folder.resolve().name}@{digest[:12]}"

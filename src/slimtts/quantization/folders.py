@@ -41,13 +41,9 @@ def check_source(source: Path) -> None:
         InvalidInputError: not a checkpoint's folder, or one that is quantised already.
     """
     if not (source / "config.json").is_file():
-        published = " of CosyVoice as it is published" if (source / "llm.pt").is_file() else ""
-        raise InvalidInputError(
-            f"model {source}",
-            f"a folder{published} without config.json",
-            "folder of a student or teacher",
-            "correct it",
-        )
+        published = ", as CosyVoice is published" if (source / "llm.pt").is_file() else ""
+        observed = f"no config.json{published}"
+        raise InvalidInputError(f"model {source}", observed, "folder of a student or teacher", "correct it")
     if check_quantization(source):
         raise InvalidInputError(
             f"model {source}", "8-bit weights already", "16-bit weights", "name the folder that it was made from"

@@ -59,7 +59,11 @@ def write_teacher_folder(
     kind = TOKEN_KINDS[family]
     tokens = {token: FIRST_MARKER + place for place, token in enumerate((*kind.markers, kind.end))}
     tokens |= {kind.code_token(code): FIRST_CODE + code for code in range(num_codes)}
-    tokenizer = byte_tokenizer(tokens, (*kind.markers, kind.end), chat_template=CHAT_TEMPLATE)
+    specials = (*kind.markers, kind.end)
+    if kind.body == "qwen2":  # transformers gives Qwen's tokenizer this token when it has none
+        tokens["<|endoftext|>"] = FIRST_CODE + num_codes
+        specials += ("<|endoftext|>",)
+    tokenizer = byte_tokenizer(tokens, specials, chat_template=CHAT_TEMPLATE)
     tokenizer.save_pretrained(folder)
     model = tiny_model(kind.body, vocab_size=len(tokenizer) + padding_rows, tied=tied, width=width)
     model.save_pretrained(folder)

@@ -1,7 +1,10 @@
 """A tiny random Whisper with a 4-second window: its words are nonsense, but they must be the right nonsense."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,7 +22,7 @@ from transformers import (
 )
 
 from slimtts.errors import InvalidInputError
-from slimtts.evaluation.recognition import Recognizer, cut_into_windows
+from slimtts.evaluation.recognition import CONVERT, Recognizer, cut_into_windows
 from slimtts.nano.asr_training import SPECIALS, TIMESTAMPS
 
 RATE = 16_000
@@ -103,6 +106,48 @@ def greedy_by_transformers(model, tokenizer, prompt, wave):
         if words[-1] == end:
             break
     return tokenizer.decode([w for w in words if w < end]).strip()
+
+
+@pytest.fixture(scope="module")
+def own_whisper(tmp_path_factory):
+    """A Whisper of 128 mels and 30 s, as save_pretrained leaves it beside its tokenizer and preprocessor."""
+    tokenizer, source = byte_tokenizer(), tmp_path_factory.mktemp("own")
+    config = random_whisper(tokenizer).config
+    config.num_mel_bins, config.max_source_positions, config.max_target_positions = 128, 1500, 448
+    WhisperForConditionalGeneration(config).save_pretrained(source)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>").save_pretrained(source)
+    WhisperFeatureExtractor(feature_size=128).save_pretrained(source)
+    return source
+
+
+def test_the_advice_converts_a_whisper_of_128_mels_into_one_that_hears(own_whisper, tmp_path):
+    words = CONVERT.split(" with ")[1].split()
+    words = [{"WHISPER": str(own_whisper), "FOLDER": str(tmp_path / "own")}.get(word, word) for word in words]
+    converter = Path(sys.executable).parent / words[0]
+    subprocess.run([converter, *words[1:]], check=True, capture_output=True)
+    recognizer = Recognizer.load(str(tmp_path / "own"), beam_size=1, threads=1)
+    assert len(recognizer._whisper.feature_extractor.mel_filters) == 128
+    assert len(recognizer.transcribe([sound(1, 1.0)], RATE)) == 1
+
+
+def test_without_a_preprocessor_the_weights_say_how_many_mels(own_whisper, tmp_path):
+    TransformersConverter(str(own_whisper), copy_files=["tokenizer.json"]).convert(str(tmp_path / "own"))
+    recognizer = Recognizer.load(str(tmp_path / "own"), beam_size=1, threads=1)
+    assert len(recognizer.transcribe([sound(1, 1.0)], RATE)) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"feature_size": 80}, "80 mel bins; allowed: 128"),
+        ({"feature_size": 128, "chunk_length": 31}, "a window of 31 s"),
+    ],
+)
+def test_features_of_another_model_are_refused_at_load(own_whisper, tmp_path, settings, told):
+    TransformersConverter(str(own_whisper), copy_files=["tokenizer.json"]).convert(str(tmp_path / "own"))
+    (tmp_path / "own" / "preprocessor_config.json").write_text(json.dumps(settings))
+    with pytest.raises(InvalidInputError, match=told):
+        Recognizer.load(str(tmp_path / "own"), beam_size=1, threads=1)
 
 
 def test_words_equal_those_of_transformers(tiny, recognizer):

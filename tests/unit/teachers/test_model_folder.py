@@ -28,8 +28,7 @@ def student_of(tmp_path, monkeypatch):
     def make(family):
         codec = SimpleNamespace(num_codes=NUM_CODES, sample_rate_hz=16_000, frame_rate_hz=50.0)
         monkeypatch.setattr(loading.FAMILIES[family], "load_codec", lambda *_: codec)
-        # transformers adds a token to Qwen's tokenizer, which needs a row.
-        folder = write_teacher_folder(family, tmp_path / "teacher", NUM_CODES, padding_rows=1)
+        folder = write_teacher_folder(family, tmp_path / "teacher", NUM_CODES)
         (folder / "LICENSE").write_text("do as you like")
         (folder / "NOTICE.md").write_text("made by somebody")
         teacher = loading.load_teacher(TeacherParams(family=family, source="teacher", codec="codec"))
