@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from slimtts.errors import InvalidInputError
 from slimtts.model_files import LARGEST_TEXT_BYTES, WEIGHTS, hash_weights, model_files, stored_tensors, unchanged
 from slimtts.model_weights import EMBEDDING, HEAD, check_finite, check_numbers, differs
-from slimtts.teachers.config_check import CONFIG, fitting_config
+from slimtts.teachers.config_check import CONFIG, check_values, fitting_config
 from slimtts.teachers.eight_bits import check_quantization, expected_version
 
 __all__ = ["check_tokenizer_files", "hash_weights", "load_language_model", "load_tokenizer", "one_line",
@@ -220,6 +220,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     what, allowed = f"tokenizer {folder}", "the tokenizer files of a checkpoint, without code"
     with one_line(what, allowed, "copy the checkpoint again"), unchanged(folder), warnings.catch_warnings():
         check_tokenizer_files(folder)
+        if (folder / CONFIG).exists():  # from which transformers takes the kind of tokenizer
+            check_values(folder)
+            check_quantization(folder)
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )

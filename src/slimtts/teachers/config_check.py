@@ -17,7 +17,7 @@ from slimtts.model_files import StoredTensor, check_inside, read_object
 CONFIG = "config.json"
 # Decoders that transformers builds from these sizes alone, with layers in `model.layers`.
 BODIES = ("llama", "qwen2", "qwen3", "mistral", "lfm2", "slimtts_cosyvoice2")
-MOST_POSITIONS, MOST_LABELS = 1 << 24, 10_000
+MOST_POSITIONS, MOST_LABELS, MOST_LAYERS = 1 << 24, 10_000, 1000
 LARGEST_EPSILON = 0.1  # of a norm; published models have 1e-6 to 1e-5
 # A number of 8 bits stands for one of 32; what else config.json may ask for beside what is stored is small.
 MOST_GROWTH = 8
@@ -33,10 +33,9 @@ def fitting_config(folder: Path, tensors: Mapping[str, StoredTensor], is_quantis
     Raises:
         InvalidInputError: damaged, of another kind of model, or of other sizes than the stored tensors.
     """
-    values = read_object(check_inside(folder, folder / CONFIG)) if (folder / CONFIG).exists() else None
-    if values is None:
+    if not (folder / CONFIG).exists():
         raise _refused(folder, f"no {CONFIG}", "a folder written by save_pretrained")
-    _check_values(folder, values, len(tensors))
+    check_values(folder, len(tensors))
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
         built = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
@@ -63,8 +62,13 @@ def fitting_config(folder: Path, tensors: Mapping[str, StoredTensor], is_quantis
     return config
 
 
-def _check_values(folder: Path, values: Mapping[str, Any], stored: int) -> None:
-    """What could make transformers work or fetch without end before it looks at the weights."""
+def check_values(folder: Path, most_layers: int = MOST_LAYERS) -> None:
+    """Refuses what makes transformers work or fetch without end as soon as it reads config.json.
+
+    Raises:
+        InvalidInputError: names the entry.
+    """
+    values = read_object(check_inside(folder, folder / CONFIG))
     kind = values.get("model_type")
     if kind not in BODIES:
         code = " with custom code" if "auto_map" in values else ""
@@ -72,7 +76,8 @@ def _check_values(folder: Path, values: Mapping[str, Any], stored: int) -> None:
     for key, value in values.items():
         if key == "transformers_weights" or ("attn_implementation" in key and "/" in str(value)):
             raise _refused(folder, f"{key} = {str(value)[:80]!r}", f"no other file or repository in {CONFIG}")
-    limits = {"num_hidden_layers": stored, "max_position_embeddings": MOST_POSITIONS, "num_labels": MOST_LABELS}
+    layers = min(most_layers, MOST_LAYERS)
+    limits = {"num_hidden_layers": layers, "max_position_embeddings": MOST_POSITIONS, "num_labels": MOST_LABELS}
     for key, most in limits.items():
         if key in values and not (type(values[key]) is int and 1 <= values[key] <= most):
             raise _refused(folder, f"{key} = {str(values[key])[:40]}", f"a number from 1 to {most}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from slimtts.errors import InvalidInputError
-from slimtts.model_files import LICENSE_FILES, copy_files
+from slimtts.model_files import LICENSE_FILES, check_inside, copy_files
 from slimtts.params import FamilyName, TeacherParams
 from slimtts.results import ModelOrigin
 
@@ -53,9 +53,9 @@ def read_origin(folder: Path) -> ModelOrigin | None:
         InvalidInputError: slimtts.json is damaged, or names a family that is not known.
     """
     path = folder / ORIGIN
-    if not path.is_file():
+    if not path.exists() and not path.is_symlink():
         return None
-    origin = ModelOrigin.read(path)
+    origin = ModelOrigin.read(check_inside(folder, path))
     if origin.family not in FAMILY_NAMES:
         raise InvalidInputError(
             str(path), f"family '{origin.family}'", ", ".join(FAMILY_NAMES), "use the slimtts that wrote this folder"
