@@ -18,8 +18,8 @@ from types import FrameType
 from typing import NoReturn
 
 from slimtts.errors import InvalidInputError, SlimttsError
-from tasks.server_errors import told_of_a_server
 from tasks.prefect_server import OwnServer, start_server
+from tasks.server_errors import told_of_a_server
 from tasks.service_checks import check_folder, check_tracking
 from tasks.stage_runner import StageError
 

@@ -10,7 +10,7 @@ import resource
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -20,6 +20,7 @@ import torch
 
 from slimtts.data.hard_sentences import ENGLISH
 from slimtts.data.manifest import Utterance
+from slimtts.data.sound_files import BadAudioError
 from slimtts.data.speech_source import SpeechSource
 from slimtts.data.splits import Candidate
 from slimtts.data.subset import Subset
@@ -28,6 +29,7 @@ from slimtts.decoding.teacher_forcing import ForcedBatch, collate, forced_sequen
 from slimtts.distill.batches import PairSampler
 from slimtts.distill.healing import PRESETS, HealingLoss
 from slimtts.distill.training import TrainingJob, pick_device, train
+from slimtts.errors import InvalidInputError
 from slimtts.evaluation.naturalness import MosPredictor
 from slimtts.evaluation.word_meter import WordMeter, open_recognizer
 from slimtts.params import DistillStudentParams, Params
@@ -135,7 +137,7 @@ def count_work(params: Params, teacher: Teacher, root: Path) -> Workload:
         recordings_s=sum(row.duration_s for row in rows if row.id in source.recordings),
         texts=texts_to_speak(params, subset, root),
         utterance_s=fmean(row.duration_s for row in rows),
-        trial=tuple(_with_codes(row, source) for row in subset.train[:TRIAL_UTTERANCES]),
+        trial=_trial(subset.train, source, params.subset_data.on_bad_audio == "drop"),
     )
 
 
@@ -147,8 +149,20 @@ def texts_to_speak(params: Params, subset: Subset, root: Path) -> int:
     return len(subset.train) + len(further_texts(subset, params.subset_data.extra_texts)) + len(listed)
 
 
-def _with_codes(row: Candidate, source: SpeechSource) -> Utterance:
-    return Utterance(row.id, row.text, row.voice, source.codes_of(row.id), row.duration_s)
+def _trial(rows: Iterable[Candidate], source: SpeechSource, drop_bad_audio: bool) -> tuple[Utterance, ...]:
+    """The first usable rows with their codes."""
+    trial: list[Utterance] = []
+    for row in rows:
+        if len(trial) == TRIAL_UTTERANCES:
+            break
+        try:
+            trial.append(Utterance(row.id, row.text, row.voice, source.codes_of(row.id), row.duration_s))
+        except BadAudioError:
+            if not drop_bad_audio:
+                raise
+    if not trial:
+        raise InvalidInputError("subset_data.source", "no recording that can be used", "at least one", "correct it")
+    return tuple(trial)
 
 
 def _timed(work: Callable[[], object]) -> float:

@@ -99,3 +99,19 @@ def test_the_table_names_what_is_done():
 def test_a_stage_that_is_none_is_refused(tmp_path, capsys):
     assert main(["plan", "--workspace", str(tmp_path), "--finished", "bake"]) == 2
     assert "observed bake" in capsys.readouterr().err
+
+
+def test_a_recording_that_the_run_would_drop_does_not_stop_the_plan():
+    rows = [planning.Candidate(f"u{i}", "a word", "v", 1.0) for i in range(40)]
+
+    def codes_of(utterance_id):
+        if utterance_id < "u2":
+            raise planning.BadAudioError(utterance_id, "digital silence", "speech", "replace it", "silent")
+        return (1, 2)
+
+    source = planning.SpeechSource(tuple(rows), codes_of)
+    trial = planning._trial(rows, source, drop_bad_audio=True)
+    assert len(trial) == planning.TRIAL_UTTERANCES
+    assert all(row.id >= "u2" for row in trial)
+    with pytest.raises(planning.BadAudioError, match="digital silence"):
+        planning._trial(rows, source, drop_bad_audio=False)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from slimtts.data.manifest import LONGEST_ID, MEND, audio_path, read_prompted_manifest
+from slimtts.data.manifest import LONGEST_ID, LONGEST_ID_BYTES, MEND, audio_path, read_prompted_manifest
 from slimtts.data.speech_source import FileRecording
 from slimtts.data.spoken_text import check_spoken_text
 from slimtts.errors import InvalidInputError
@@ -157,8 +157,10 @@ def _lines(path: Path) -> list[tuple[str, str]]:
 
 
 def _check_row(where: str, row: BenchmarkRow) -> None:
-    if not _ID.fullmatch(row.id) or len(row.id) > LONGEST_ID:
+    if not _ID.fullmatch(row.id) or len(row.id) > LONGEST_ID or len(row.id.encode()) > LONGEST_ID_BYTES:
         raise InvalidInputError(where, f"id '{row.id[:80]}'", f"letters, digits, _ . -, at most {LONGEST_ID}", MEND)
+    if not row.voice.isprintable():
+        raise InvalidInputError(where, f"voice {row.voice[:80]!r}", "printable characters", MEND)
     check_spoken_text(row.text, f"{where}, text")
     check_spoken_text(row.prompt_text, f"{where}, prompt text")
 

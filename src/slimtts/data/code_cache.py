@@ -160,7 +160,7 @@ def read_shards(folder: Path, num_codes: int) -> dict[str, tuple[int, ...]]:
                 and bool((np.diff(offsets) >= 0).all())
                 and (not len(codes) or 0 <= codes.min() <= codes.max() < num_codes)
             )
-        except (OSError, EOFError, ValueError, KeyError, BadZipFile):
+        except (OSError, EOFError, ValueError, KeyError, BadZipFile, MemoryError):
             sound = False
         if not sound:
             logger.warning("removed %s: it is damaged, its recordings are encoded again", path.name)

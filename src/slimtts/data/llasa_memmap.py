@@ -21,11 +21,14 @@ from slimtts.data.speech_source import SpeechSource
 from slimtts.data.splits import Candidate
 from slimtts.data.spoken_text import has_words, text_fault
 from slimtts.errors import InvalidInputError
+from slimtts.outside_files import check_regular
 
 TEXT_START, TEXT_END = "<|TEXT_UNDERSTANDING_START|>", "<|TEXT_UNDERSTANDING_END|>"
 SPEECH_START = "<|SPEECH_GENERATION_START|>"
 ANYBODY = "unnamed"  # rows do not say who speaks
-ROWS_AT_ONCE = 1024
+TOKENS_AT_ONCE = 1 << 21  # looked at together
+MAX_ROW_TOKENS = 1 << 20
+MAX_SHAPE_BYTES = 4096
 SELECTION_EVERY = 4  # of the val rows, one in so many chooses layers, the others judge
 NEXT = "download the folder again, or name the tokenizer that wrote it"
 
@@ -78,16 +81,29 @@ def llasa_memmap_source(folder: Path, tokens: TokenRows, frame_rate_hz: float) -
 def _mapped(folder: Path, name: str) -> np.ndarray:
     """int32 [R, T], not loaded."""
     path, shape_path = folder / f"{name}_input_ids.memmap", folder / f"{name}_input_ids_shape.npy"
-    try:
-        shape = tuple(int(size) for size in np.load(shape_path, allow_pickle=False))
-        size = path.stat().st_size
-    except (OSError, ValueError, TypeError) as error:
-        raise InvalidInputError(str(shape_path), error, "the shape of the memmap beside it", NEXT) from None
-    if len(shape) != 2 or min(shape) < 1 or size != 4 * shape[0] * shape[1]:
+    size = check_regular(path, str(path), "token rows", NEXT)
+    shape = _shape(shape_path)
+    if min(shape) < 1 or size != 4 * shape[0] * shape[1]:
         raise InvalidInputError(
             str(path), f"{size} bytes, shape {shape}", "4 bytes for each of rows x tokens", "download both files again"
         )
+    if shape[1] > MAX_ROW_TOKENS:
+        raise InvalidInputError(str(path), f"{shape[1]} tokens a row", f"at most {MAX_ROW_TOKENS}", NEXT)
     return np.memmap(path, dtype="<i4", mode="r", shape=shape)
+
+
+def _shape(path: Path) -> tuple[int, int]:
+    """Two whole numbers; nothing is read, or room made for it, before the header says that they are two."""
+    allowed = "two whole numbers, the shape of the memmap beside it"
+    if check_regular(path, str(path), allowed, NEXT) > MAX_SHAPE_BYTES:
+        raise InvalidInputError(str(path), "a large file", allowed, NEXT)
+    try:
+        numbers = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, TypeError, OverflowError) as error:
+        raise InvalidInputError(str(path), str(error)[:200], allowed, NEXT) from None
+    if numbers.shape != (2,) or numbers.dtype.kind not in "iu":
+        raise InvalidInputError(str(path), f"{numbers.dtype} {list(numbers.shape)}", allowed, NEXT)
+    return int(numbers[0]), int(numbers[1])
 
 
 def _speech_span(rows: np.ndarray, tokens: TokenRows) -> tuple[np.ndarray, np.ndarray]:
@@ -101,8 +117,9 @@ def _speech_span(rows: np.ndarray, tokens: TokenRows) -> tuple[np.ndarray, np.nd
 
 def _usable(rows: np.ndarray, tokens: TokenRows, dropped: Counter[str]) -> Iterator[tuple[int, str, int]]:
     """Row number, text and number of codes of every usable row."""
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        block = np.asarray(rows[start : start + ROWS_AT_ONCE])
+    at_once = max(1, TOKENS_AT_ONCE // rows.shape[1])
+    for start in range(0, len(rows), at_once):
+        block = np.asarray(rows[start : start + at_once])
         spans = zip(*_speech_span(block, tokens), strict=True)
         for number, (row, (first, end)) in enumerate(zip(block, spans, strict=True), start):
             codes = row[first:end] - tokens.first_code_id

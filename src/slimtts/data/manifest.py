@@ -85,6 +85,18 @@ class AudioEntry:
 
 
 @dataclass(frozen=True)
+class CorpusRow:
+    """A row of a corpus whose codes lie in arrays."""
+
+    __pydantic_config__ = ConfigDict(extra="ignore", strict=True)
+
+    id: UtteranceId
+    text: SpokenText
+    voice: Voice
+    split: SplitName | None = None
+
+
+@dataclass(frozen=True)
 class PromptedEntry:
     """A line of a manifest to be judged on: what to say after which prompt; `audio` or `codes` are the original's."""
 
@@ -101,7 +113,7 @@ class PromptedEntry:
 
 
 Row = TypeVar("Row", Utterance, AudioEntry, PromptedEntry)
-_AUDIO_ENTRY = TypeAdapter(AudioEntry)
+_AUDIO_ENTRY, _CORPUS_ROW = TypeAdapter(AudioEntry), TypeAdapter(CorpusRow)
 
 
 def _shorten(value: object) -> str:
@@ -198,6 +210,19 @@ def read_utterances(path: Path, num_codes: int | None = None) -> list[Utterance]
     return _read_rows(path, Utterance, num_codes)
 
 
+def read_split(folder: Path, split: str) -> list[Utterance]:
+    """A split that subset_data wrote into `folder`.
+
+    Raises:
+        InvalidInputError: as `read_utterances`, or it holds no row.
+    """
+    path = folder / f"{split}.jsonl"
+    rows = read_utterances(path)
+    if not rows:
+        raise InvalidInputError(str(path), "no rows", "at least one utterance", "run subset_data again")
+    return rows
+
+
 def write_utterances(path: Path, rows: Iterable[Utterance]) -> None:
     """Writes JSON lines, complete or not at all."""
     with atomic_path(path) as tmp, tmp.open("w", encoding="utf-8") as out:
@@ -262,6 +287,18 @@ def audio_entry(values: Mapping[str, Any], where: str) -> AudioEntry:
         return _AUDIO_ENTRY.validate_json(json.dumps(given))
     except ValidationError as error:
         raise _complaint(where, given, AudioEntry, error) from None
+
+
+def corpus_row(values: Any, where: str) -> CorpusRow:
+    """A row of a token corpus, checked as a line of a manifest is.
+
+    Raises:
+        InvalidInputError: a value is bad; names `where`, the id, observed and allowed.
+    """
+    try:
+        return _CORPUS_ROW.validate_json(json.dumps(values))
+    except ValidationError as error:
+        raise _complaint(where, values, CorpusRow, error) from None
 
 
 def audio_path(folder: Path, audio: str, what: str) -> Path:

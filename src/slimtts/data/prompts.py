@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
 
 from slimtts.data.manifest import Utterance
 from slimtts.data.splits import Candidate, seeded_rank
 from slimtts.errors import InvalidInputError
+from slimtts.outside_files import read_text
 
 # Long enough to carry a voice, short enough to leave the context to the target.
 PREFERRED_S = (1.2, 2.5)
@@ -55,10 +57,12 @@ def read_prompts(path: Path, train: Sequence[Utterance]) -> dict[str, Utterance]
         InvalidInputError: the file is missing or damaged, or names an utterance that is not in `train`.
     """
     next_step = "run subset_data again"
+    allowed = "prompts written by subset_data"
+    text = read_text(path, str(path), allowed, next_step)
     try:
-        prompts: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidInputError(str(path), error, "prompts written by subset_data", next_step) from None
+        prompts = TypeAdapter(dict[str, str]).validate_json(text)
+    except ValidationError as error:
+        raise InvalidInputError(str(path), error.errors()[0]["msg"], allowed, next_step) from None
     known = {utterance.id: utterance for utterance in train}
     for utterance_id, prompt_id in prompts.items():
         if prompt_id not in known:

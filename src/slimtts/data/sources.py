@@ -8,10 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from zipfile import BadZipFile
 
+import numpy as np
+
 from slimtts.data.hf_dataset import is_hf_dataset, read_hf_dataset
 from slimtts.data.lhotse_cuts import read_cuts
 from slimtts.data.llasa_memmap import TokenRows, is_llasa_memmap, llasa_memmap_source
-from slimtts.data.manifest import check_codes, read_audio_manifest
+from slimtts.data.manifest import check_codes, corpus_row, read_audio_manifest
 from slimtts.data.parquet_manifest import read_parquet_manifest
 from slimtts.data.speech_folder import is_libritts, is_ljspeech, read_libritts, read_ljspeech
 from slimtts.data.speech_source import CodecFacts, SpeechSource, entries_source, recordings_source
@@ -103,18 +105,20 @@ def token_corpus_source(folder: Path, codec: CodecFacts) -> SpeechSource:
     next_step = "restore the folder from where it was published"
     try:
         corpus = load_token_corpus(folder)
-        rows = [(row["id"], row["text"], row["voice"], row.get("split")) for row in corpus.rows]
-    except (OSError, BadZipFile, ValueError, KeyError) as error:  # ValueError: no JSON, or a pickle as array
+        rows = [corpus_row(row, f"corpus {folder} row {number}") for number, row in enumerate(corpus.rows, start=1)]
+    except (OSError, BadZipFile, ValueError, KeyError, MemoryError) as error:  # ValueError: no JSON, or a pickle
         raise InvalidInputError(f"corpus {folder}", repr(error), "a complete token corpus", next_step) from None
     if len(rows) + 1 != len(corpus.offsets) or not rows:
         raise InvalidInputError(
             f"corpus {folder}", f"{len(rows)} rows and {len(corpus.offsets) - 1} utterances", "as many", next_step
         )
+    if corpus.offsets[0] != 0 or corpus.offsets[-1] != len(corpus.codes) or (np.diff(corpus.offsets) < 1).any():
+        raise InvalidInputError(f"corpus {folder}", "offsets that do not part its codes", "rising offsets", next_step)
     check_codes(f"corpus {folder}", (int(corpus.codes.min()), int(corpus.codes.max())), codec.num_codes)
     frames = (corpus.offsets[1:] - corpus.offsets[:-1]).tolist()
     candidates = tuple(
-        Candidate(utterance_id, text, voice, count / codec.frame_rate_hz, split)
-        for (utterance_id, text, voice, split), count in zip(rows, frames, strict=True)
+        Candidate(row.id, row.text, row.voice, count / codec.frame_rate_hz, row.split)
+        for row, count in zip(rows, frames, strict=True)
     )
     index_of = {candidate.id: index for index, candidate in enumerate(candidates)}
     return SpeechSource(candidates, lambda utterance_id: tuple(corpus.codes_of(index_of[utterance_id]).tolist()))

@@ -7,12 +7,16 @@ Legend: U utterances, F frames of one utterance.
 
 from __future__ import annotations
 
-import gzip
-import json
+import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from slimtts.outside_files import check_expansion, check_regular, numbered_lines, parse_json
+
+NEXT = "restore the folder from where it was published"
 
 
 @dataclass(frozen=True)
@@ -34,15 +38,22 @@ class TokenCorpus:
 
 def load_token_corpus(folder: Path) -> TokenCorpus:
     """Reads such a folder."""
-    packed = np.load(folder / "codes.npz")
-    packed_manifest = folder / "manifest.jsonl.gz"
-    if packed_manifest.exists():
-        manifest = gzip.decompress(packed_manifest.read_bytes()).decode()
-    else:
-        manifest = (folder / "manifest.jsonl").read_text()
-    rows = [json.loads(line) for line in manifest.splitlines()]
+    packed = _arrays(folder / "codes.npz")
+    manifest = folder / "manifest.jsonl.gz"
+    if not manifest.exists():
+        manifest = folder / "manifest.jsonl"
+    rows = [parse_json(line) for _, line in numbered_lines(manifest, str(manifest), "the rows of a corpus", NEXT)]
     phones, words = np.zeros((0, 2), dtype=np.int16), np.zeros(0, dtype=np.int16)
     if (folder / "alignment.npz").exists():
-        alignment = np.load(folder / "alignment.npz")
+        alignment = _arrays(folder / "alignment.npz")
         phones, words = alignment["phones"], alignment["words"]
     return TokenCorpus(rows, packed["codes"].astype(np.int64), packed["offsets"], phones, words)
+
+
+def _arrays(path: Path) -> Mapping[str, np.ndarray]:
+    """An npz file whose members become no more than what `check_expansion` allows."""
+    size = check_regular(path, str(path), "arrays of a corpus", NEXT)
+    with zipfile.ZipFile(path) as members:
+        check_expansion(sum(member.file_size for member in members.infolist()), size, str(path), NEXT)
+    arrays: Mapping[str, np.ndarray] = np.load(path, allow_pickle=False)
+    return arrays

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 
 from slimtts.errors import InvalidInputError
 from slimtts.evaluation.statistics import bootstrap_mean, paired_bootstrap_mean
+from slimtts.outside_files import read_text
 from slimtts.report.content import OURS, Content
 from slimtts.results import EvaluationReport, Interval, Result
 
@@ -128,11 +129,8 @@ def read_ballot(path: Path, content: Content) -> Ballot:
     report = content.facts.evaluation
     what, again = f"votes {path}", "export them again from the page of this run"
     try:
-        if path.stat().st_size > MAX_BALLOT_BYTES:
-            raise InvalidInputError(what, f"{path.stat().st_size} bytes", f"at most {MAX_BALLOT_BYTES}", again)
-        ballot = Ballot.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise InvalidInputError(what, error.strerror, "votes that the page exported", "correct the path") from None
+        text = read_text(path, what, "votes that the page exported", "correct the path", MAX_BALLOT_BYTES)
+        ballot = Ballot.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         observed = f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}"

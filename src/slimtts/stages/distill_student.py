@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from slimtts.curves import CURVES
-from slimtts.data.manifest import read_utterances
+from slimtts.data.manifest import read_split, read_utterances
 from slimtts.data.text_list import read_lines
 from slimtts.decoding.guidance import Guidance
 from slimtts.distill.acceleration import (
@@ -38,7 +38,6 @@ from slimtts.params import DistillStudentParams, Params
 from slimtts.progress import progress_bar
 from slimtts.pruning.vocabulary import needed_ids, prompted_ids, trim_vocabulary
 from slimtts.results import DistillReport, PrunePlan, SubsetReport
-from slimtts.stages.voices import read_split
 from slimtts.storage import atomic_path, remove
 from slimtts.teachers.base import Prompt, Teacher
 from slimtts.teachers.checkpoint import hash_weights, load_language_model, save_language_model, save_tokenizer

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from slimtts.data.manifest import Utterance
+from slimtts.data.manifest import Utterance, read_split
 from slimtts.decoding.teacher_forcing import ForcedBatch
 from slimtts.params import Params, PruneLayersParams
 from slimtts.pruning.budget import DepthCost, Limit, latency_cost, most_layers, parameter_cost
@@ -18,7 +18,7 @@ from slimtts.pruning.surgery import remove_layers
 from slimtts.quantization.placement import place_for_speech
 from slimtts.results import LayerScores, PrunePlan
 from slimtts.stages.score_layers import forced_batches
-from slimtts.stages.voices import SpeakingTask, read_split
+from slimtts.stages.voices import SpeakingTask
 from slimtts.storage import atomic_path
 from slimtts.teachers.base import Prompt, Teacher
 from slimtts.teachers.checkpoint import save_language_model, save_tokenizer

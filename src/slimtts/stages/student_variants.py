@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from slimtts.data.manifest import read_split
 from slimtts.params import Params
 from slimtts.quantization.folders import write_variant
 from slimtts.quantization.sparsity import input_norms
@@ -14,7 +15,6 @@ from slimtts.quantization.variants import variant_of
 from slimtts.shared_work import make_items
 from slimtts.stages.prune_layers import calibration_tasks
 from slimtts.stages.score_layers import forced_batches
-from slimtts.stages.voices import read_split
 from slimtts.teachers.base import Teacher
 from slimtts.teachers.checkpoint import hash_weights
 from slimtts.teachers.loading import load_beside

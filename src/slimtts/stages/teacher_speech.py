@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from slimtts.data.manifest import Utterance
+from slimtts.data.manifest import LONGEST_ID, LONGEST_ID_BYTES, Utterance
 from slimtts.data.prompts import assign_prompts
 from slimtts.data.splits import Candidate, seeded_rank
 from slimtts.data.texts import text_key
@@ -29,7 +29,6 @@ from slimtts.teachers.base import Prompt, Teacher
 
 LINES_A_GROUP = 128
 TAKES_FORMAT = 2  # of kept takes; 1 counted "50" for fifty as an error
-LONGEST_ID = 120  # as slimtts.data.manifest reads them
 
 
 @dataclass(frozen=True)
@@ -80,11 +79,12 @@ def lines_to_speak(
     """
     for target in targets:
         name = spoken_id(target.id)
-        if name in recorded or len(name) > LONGEST_ID:
+        is_too_long = len(name) > LONGEST_ID or len(name.encode()) > LONGEST_ID_BYTES
+        if name in recorded or is_too_long:
             raise InvalidInputError(
                 f"utterance '{target.id}'",
                 f"'{name}' is {'taken' if name in recorded else 'too long'}",
-                f"an id of at most {LONGEST_ID} characters that no recording has",
+                f"an id of at most {LONGEST_ID} characters and {LONGEST_ID_BYTES} bytes that no recording has",
                 "rename the utterance",
             )
     prompts = assign_prompts(targets, train, seed)

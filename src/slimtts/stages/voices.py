@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from slimtts.data.manifest import Utterance, read_utterances
+from slimtts.data.manifest import Utterance, read_split
 from slimtts.data.prompts import read_prompts
 from slimtts.errors import InvalidInputError
 from slimtts.teachers.base import Prompt
@@ -18,19 +17,6 @@ class SpeakingTask:
 
     utterance: Utterance
     prompt: Prompt
-
-
-def read_split(data: Path, split: str) -> list[Utterance]:
-    """The utterances of `train`, `selection`, `test` or `recorded` in the folder that subset_data wrote.
-
-    Raises:
-        InvalidInputError: the file or a line is bad, or there is no utterance in it.
-    """
-    path = data / f"{split}.jsonl"
-    utterances = read_utterances(path)
-    if not utterances:
-        raise InvalidInputError(str(path), "no utterance", "at least one", "run subset_data again")
-    return utterances
 
 
 def speaking_tasks(workspace: Workspace, split: str, count: int) -> list[SpeakingTask]:

@@ -114,7 +114,7 @@ def test_what_is_no_ballot_is_refused(content, tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(InvalidInputError, match=message):
         read_ballots([path], content)
-    with pytest.raises(InvalidInputError, match="No such file"):
+    with pytest.raises(InvalidInputError, match="no such file"):
         read_ballots([tmp_path / "nowhere.json"], content)
 
 
