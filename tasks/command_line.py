@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from slimtts.errors import InvalidInputError, SlimttsError
+from slimtts.errors import InvalidInputError, SlimttsError, refusal_of_system
 from tasks.prefect_server import OwnServer, start_server
 from tasks.server_errors import told_of_a_server
 from tasks.service_checks import check_folder, check_tracking
@@ -67,12 +67,13 @@ def run_command(
         return interruption.exit_code
     except SlimttsError as error:
         return refused(error)
-    except OSError as error:
-        return refused(_of_system(error))
     except Exception as error:
-        if not told_of_a_server(error):
+        if told_of_a_server(error):  # first: those of requests are errors of the system too
+            return 1
+        problem = refusal_of_system(error, "the run")
+        if problem is None:
             raise
-        return 1
+        return refused(problem)
     finally:
         interruption.restore()
 
@@ -141,10 +142,3 @@ def mark_cancelled(since: datetime) -> None:
         for run in client.read_flow_runs(flow_run_filter=ended):
             if run.state and run.state.message == BY_SIGNAL:
                 client.set_flow_run_state(run.id, Cancelled(message="Interrupted in the terminal."), force=True)
-
-
-def _of_system(error: OSError) -> InvalidInputError:
-    """What the system refused, as a line."""
-    where = error.filename if error.filename is not None else type(error).__name__
-    problem = error.strerror or str(error)
-    return InvalidInputError(str(where), problem, "a place that can be read and written", "correct it and start again")

@@ -22,6 +22,7 @@ from slimtts.workspace import Workspace
 from tasks.artifact_store import download_artifact, run_artifacts
 from tasks.checkouts import CHECKOUT
 from tasks.server_errors import exit_code
+from tasks.service_checks import check_tracking
 from tasks.tracking import EXPERIMENT, mlflow_client, tracking_uri
 from tasks.workspace import check_name
 
@@ -125,6 +126,7 @@ def store(runs: Path) -> MlflowClient:
     uri = tracking_uri(runs)
     if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).is_file():
         raise InvalidInputError("MLflow", f"no {uri}", "a store that runs were recorded in", "correct --runs")
+    check_tracking(runs)
     return mlflow_client(uri)
 
 

@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import MutableMapping
+from contextlib import suppress
 from pathlib import Path
 
 from slimtts.proxies import bypass_loopback, drop_unusable
@@ -39,6 +40,8 @@ def use_writable_folders(variables: MutableMapping[str, str], spare: Path) -> No
     for name, below in FOLDERS.items():
         if not _can_write(Path(variables.get(name) or home / below)):
             variables[name] = str(spare / below)
+            with suppress(OSError):  # Prefect makes no parents; what cannot be made is refused where it is needed
+                (spare / below).mkdir(parents=True, exist_ok=True)
 
 
 def _can_write(folder: Path) -> bool:

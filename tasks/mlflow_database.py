@@ -32,27 +32,33 @@ def ensure_database(uri: str) -> None:
         InvalidInputError: the file is no database, cannot be written, or is of another MLflow and holds runs.
     """
     path = sqlite_file(uri)
-    if path is None or _revision(path) == _newest_revision():
+    if path is None:
         return
     try:
-        with exclusive_lock(path.with_name(f".{path.name}.lock"), on_wait=lambda: None):
-            revision = _revision(path)  # the process that held the lock may have made it
-            if revision == _newest_revision():
-                return
-            if _holds_content(path):
-                raise InvalidInputError(
-                    str(path), f"runs in a database of MLflow's schema {revision or 'without a version'}",
-                    f"schema {_newest_revision()}", f"copy the file, then `mlflow db upgrade sqlite:///{path}`",
-                )  # fmt: skip
-            for leftover in path.parent.glob(f".{path.name}.*/"):  # of kills: who makes one holds the lock
-                shutil.rmtree(leftover)
-            _set_aside(path)
-            with atomic_path(path) as new:
-                _migrate(new)
+        if _revision(path) != _newest_revision():
+            with exclusive_lock(path.with_name(f".{path.name}.lock"), on_wait=lambda: None):
+                _make(path)
     except OSError as error:
         raise InvalidInputError(
             str(path), error.strerror or str(error), "a folder that can be written", "correct --runs or its permissions"
         ) from None
+
+
+def _make(path: Path) -> None:
+    """Makes the database, whoever holds its lock, unless another process has made it meanwhile."""
+    revision = _revision(path)
+    if revision == _newest_revision():
+        return
+    if _holds_content(path):
+        raise InvalidInputError(
+            str(path), f"runs in a database of MLflow's schema {revision or 'without a version'}",
+            f"schema {_newest_revision()}", f"copy the file, then `mlflow db upgrade sqlite:///{path}`",
+        )  # fmt: skip
+    for leftover in path.parent.glob(f".{path.name}.*/"):  # of kills: who makes one holds the lock
+        shutil.rmtree(leftover)
+    _set_aside(path)
+    with atomic_path(path) as new:
+        _migrate(new)
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -86,6 +92,8 @@ def _holds_content(path: Path) -> bool:
 def _query(path: Path, question: str) -> list[tuple[object, ...]]:
     """The answer; nothing when there is no such file or table."""
     if not path.is_file():
+        if path.exists():
+            raise InvalidInputError(str(path), "no plain file", "an SQLite database", "move it away and start again")
         return []
     try:
         with closing(sqlite3.connect(path, timeout=60)) as connection:

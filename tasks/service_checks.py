@@ -48,12 +48,15 @@ def check_answer(variable: str, address: str, path: str) -> None:
         except (requests.ConnectionError, requests.Timeout) as error:
             problem = type(error).__name__
         except (requests.RequestException, ValueError) as error:
-            problem = str(error)
+            problem = type(error).__name__  # its text would show a password in the address
         else:
             if status < 500:
                 return
             problem = f"status {status}"
-    shown = without_secrets(urlsplit(address))
+    try:
+        problem += f" at {without_secrets(urlsplit(address))}"
+    except ValueError:
+        problem = "an address that cannot be read"
     raise InvalidInputError(
-        variable, f"{problem} at {shown}", "the address of a server that answers", "start it, or correct the address"
+        variable, problem, "the address of a server that answers", "start it, or correct the address"
     )

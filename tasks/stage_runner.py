@@ -35,6 +35,8 @@ S3_RETRIES = {"AWS_RETRY_MODE": "standard", "AWS_MAX_ATTEMPTS": "10"}
 
 # Lines as they come, progress as lines that a log can keep, and nothing told to DVC's makers.
 TALK = {"PYTHONUNBUFFERED": "1", "SLIMTTS_PROGRESS": "lines", "DVC_NO_ANALYTICS": "1"}
+# Of the shell that a flow was started in: a stage starts the processes of a training itself.
+LOCAL_RANK = "LOCAL_RANK"
 
 
 class StageError(SlimttsError):
@@ -146,7 +148,8 @@ def stage_environment(workspace: Path | None = None) -> dict[str, str]:
     if workspace:
         code = [str(workspace.resolve() / "src"), os.environ.get("PYTHONPATH", "")]
         ours["PYTHONPATH"] = os.pathsep.join(filter(None, code))
-    return {**ALLOCATOR, **S3_RETRIES, **os.environ, **ours}
+    given = {name: value for name, value in os.environ.items() if name != LOCAL_RANK}
+    return {**ALLOCATOR, **S3_RETRIES, **given, **ours}
 
 
 def _last(lines: Sequence[str], otherwise: str) -> str:

@@ -21,6 +21,7 @@ from tasks.lineage import lineage_text, version_lineage
 from tasks.promotion_log import PromotionLog
 from tasks.restoration import restore_version
 from tasks.server_errors import exit_code
+from tasks.service_checks import check_tracking
 from tasks.tracking import mlflow_client, tracking_uri
 from tasks.workspace import compose_params
 
@@ -50,6 +51,7 @@ def _answer(options: argparse.Namespace) -> int:
     uri = tracking_uri(options.runs)
     if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).is_file():
         raise InvalidInputError("registry", f"no {uri}", "one that holds versions", "correct --runs")
+    check_tracking(options.runs)
     client = mlflow_client(uri)
     if options.question == "history":
         print(history(PromotionLog(client, options.runs, model), options.json))

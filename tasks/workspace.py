@@ -24,7 +24,8 @@ PROFILES = Path("flows", "profiles")
 SHARED_CACHE = f"../../{CACHE}"  # as seen from a workspace's .dvc
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 LONGEST_NAME = 100  # as Prefect's form takes it
-TAKEN_NAMES = ("mlflow.db", "mlartifacts", "promotions.jsonl")  # MLflow's store and old histories; -wal and so on too
+STORE = ("mlflow.db", "mlartifacts", "promotions.jsonl")  # MLflow's and old histories; -wal and so on too
+TAKEN_NAMES = ("teachers", "stack")  # other folders below the runs
 RUN_FILES = {".flow.lock", "dvc.yaml", "params.yaml"}  # one of which every run has
 LONGEST_OVERRIDE, LONGEST_SHOWN = 4000, 120
 # Compiled files appear while a stage runs and would make it look changed; a copy of the code, also one that was cut
@@ -145,8 +146,9 @@ def check_name(name: str) -> None:
         shown = repr(name if len(name) <= LONGEST_NAME else f"{name[:40]}...") + f", {len(name)} characters"
         allowed = f"letters, digits, '.', '_' and '-', first a letter or digit, at most {LONGEST_NAME}"
         raise InvalidInputError("--name", shown, allowed, "choose another name")
-    if name.startswith(TAKEN_NAMES):
-        raise InvalidInputError("--name", repr(name), "no name of what lies beside the runs", "choose another name")
+    if name.startswith(STORE) or name in TAKEN_NAMES:
+        taken = ", ".join((*STORE, *TAKEN_NAMES))
+        raise InvalidInputError("--name", repr(name), f"not what lies beside the runs: {taken}", "choose another name")
 
 
 def check_place(runs_root: Path, name: str) -> None:

@@ -2,8 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+
 from slimtts.printable import printable as _printable
 from slimtts.redaction import redacted
+
+# What the system says no to, and what a person does about it; other codes are mistakes of ours.
+PERMISSION = ("a place that can be read and written", "correct its permissions, or name another place")
+REFUSALS = {
+    errno.ENOSPC: (
+        "room for one checkpoint",
+        "free space and run the same command again; what was finished is kept",
+    ),
+    errno.EDQUOT: ("room for one checkpoint", "free space, or ask for more"),
+    errno.EACCES: PERMISSION,
+    errno.EPERM: PERMISSION,
+    errno.EROFS: PERMISSION,
+    errno.ENOTDIR: ("folders on the way to it", "correct the path"),
+    errno.ENAMETOOLONG: ("a shorter path", "choose shorter names"),
+}
 
 
 def printable(text: object) -> str:
@@ -43,3 +62,18 @@ class MissingToolError(SlimttsError):
     def __str__(self) -> str:
         tool, why, next_step = map(printable, (self.tool, self.why, self.next_step))
         return f"{tool}: observed not installed ({why}); next: {next_step}"
+
+
+def refusal_of_system(error: Exception, command: str) -> InvalidInputError | None:
+    """A full disk or a place that cannot be written as a line for a person; None for any other error.
+
+    safetensors writes in Rust and gives the code of the system only as text.
+    """
+    code = error.errno if isinstance(error, OSError) else None
+    if code is None and (match := re.search(r"\(os error (\d+)\)", str(error))):
+        code = int(match[1])
+    if code not in REFUSALS:
+        return None
+    allowed, next_step = REFUSALS[code]
+    observed = "no space left on the disk" if code == errno.ENOSPC else os.strerror(code)
+    return InvalidInputError(str(getattr(error, "filename", None) or command), observed, allowed, next_step)

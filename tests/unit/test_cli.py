@@ -1,5 +1,6 @@
 """The command line: instant help, one-line errors, one writer at a time."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from slimtts.cli import main
 from slimtts.commands.catalogue import COMMANDS
+from slimtts.errors import refusal_of_system
 from slimtts.workspace import STAGES
 
 
@@ -130,11 +132,38 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capsys):
 
 
 def test_a_full_disk_is_known_by_the_text_of_safetensors_too():
-    from slimtts.cli import disk_is_full
+    full = RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert "observed no space left on the disk" in str(refusal_of_system(full, "distill_student"))
+    assert refusal_of_system(RuntimeError("os error"), "say") is None
+    assert refusal_of_system(FileNotFoundError(2, "No such file"), "say") is None
 
-    assert disk_is_full(RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"))
-    assert not disk_is_full(RuntimeError("os error"))
-    assert not disk_is_full(FileNotFoundError(2, "No such file"))
+
+@pytest.mark.parametrize(
+    ("code", "observed"),
+    [
+        (errno.EACCES, "Permission denied"),
+        (errno.EROFS, "Read-only file system"),
+        (errno.ENAMETOOLONG, "File name too long"),
+        (errno.ENOTDIR, "Not a directory"),
+    ],
+)
+def test_a_place_that_the_system_refuses_is_one_line(monkeypatch, capsys, code, observed):
+    import slimtts.commands.stage
+
+    def refuse(*_):
+        raise OSError(code, "x", "/run/student")
+
+    monkeypatch.setattr(slimtts.commands.stage, "run_stage", refuse)
+    assert main(["distill_student"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"slimtts: /run/student: observed {observed}; allowed: ") and told.count("\n") == 1
+
+
+def test_a_workspace_in_a_place_that_cannot_be_written_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    params = Path(__file__).parents[2] / "params.yaml"
+    assert main(["prune_layers", "--workspace", str(tmp_path / "file"), "--params", str(params)]) == 2
+    assert "observed Not a directory; allowed: folders on the way to it" in capsys.readouterr().err
 
 
 def test_an_interruption_says_how_to_go_on(monkeypatch, capsys):

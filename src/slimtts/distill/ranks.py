@@ -22,6 +22,7 @@ from slimtts.errors import InvalidInputError, SlimttsError
 
 RENDEZVOUS = "SLIMTTS_RENDEZVOUS"  # where the processes of one machine meet, as torch's init_method
 SUPERVISED = "SLIMTTS_SUPERVISED"  # set where the process that started us holds the stage's lock
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 NODES, ADDRESS = "SLIMTTS_NODES", "SLIMTTS_NODE0"  # machines of the training; host:port of the first one
 BAD_INPUT_EXIT_CODE, FAILED_EXIT_CODE = 2, 1
 POLL_S, GONE_WITHIN_S = 0.1, 10.0
@@ -47,11 +48,22 @@ class Rank:
 def current_rank(variables: Mapping[str, str] = os.environ) -> Rank | None:
     """This process' place, or None when it is not one of several.
 
-    LOCAL_RANK decides: a cluster may give RANK to a machine, and then it does not number processes.
+    All three variables decide: a cluster may give RANK to a machine, and then it does not number processes; a shell may
+    have LOCAL_RANK left over.
+
+    Raises:
+        InvalidInputError: the three are no place among processes.
     """
-    if "LOCAL_RANK" not in variables:
+    if not all(variables.get(name) for name in RANK_VARIABLES):
         return None
-    return Rank(int(variables["RANK"]), int(variables["LOCAL_RANK"]), int(variables["WORLD_SIZE"]))
+    numbers = [variables[name] for name in RANK_VARIABLES]
+    number, local, size = (int(text) if text.isdecimal() else -1 for text in numbers)
+    if not (0 <= local <= number < size):
+        raise InvalidInputError(
+            ", ".join(RANK_VARIABLES), ", ".join(map(repr, numbers)), "a place that torchrun gives, or none",
+            f"unset {RANK_VARIABLES[1]}",
+        )  # fmt: skip
+    return Rank(number, local, size)
 
 
 def lock_name(stage: str) -> str:

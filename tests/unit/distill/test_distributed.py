@@ -171,6 +171,27 @@ def test_a_machine_that_the_cluster_numbers_is_not_yet_a_process(monkeypatch):
     assert lock_name("distill_student") == "distill_student.rank-0", "its parent holds it"
 
 
+@pytest.mark.parametrize(
+    "left_over",
+    [{"LOCAL_RANK": "0"}, {"LOCAL_RANK": "0", "RANK": "0"}, {"LOCAL_RANK": "", "RANK": "", "WORLD_SIZE": ""}],
+)
+def test_variables_left_over_in_a_shell_make_no_process_of_several(monkeypatch, left_over):
+    assert current_rank(left_over) is None
+    for name, value in left_over.items():
+        monkeypatch.setenv(name, value)
+    assert lock_name("distill_student") == "distill_student"
+    with joined(KNOBS, torch.device("cpu")) as world:
+        assert world == ALONE
+
+
+@pytest.mark.parametrize(
+    "numbers", [("x", "0", "2"), ("2", "0", "2"), ("0", "1", "2"), ("-1", "0", "2"), ("0", "0", "0")]
+)
+def test_a_place_that_cannot_be_is_refused_in_one_line(numbers):
+    with pytest.raises(InvalidInputError, match=r"RANK, LOCAL_RANK, WORLD_SIZE: observed .*next: unset LOCAL_RANK"):
+        current_rank(dict(zip(("RANK", "LOCAL_RANK", "WORLD_SIZE"), numbers, strict=True)))
+
+
 def test_processes_on_machines_that_cannot_share_them_out_are_refused(monkeypatch):
     monkeypatch.setenv("SLIMTTS_NODES", "many")
     with pytest.raises(InvalidInputError, match=r"SLIMTTS_NODES: observed 'many'; allowed: a number of machines"):
