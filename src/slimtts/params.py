@@ -251,7 +251,7 @@ def _refuse_deaf_judges(params: Params) -> None:
             f"teacher.language, {spoken}", "set teacher.language to what the data are spoken in",
         )  # fmt: skip
     foreign = next((language for language in (spoken, judged) if language != "en"), None)
-    if foreign and recogniser.model.endswith(".en"):
+    if foreign and (recogniser.model == "bundled" or recogniser.model.endswith(".en")):
         raise InvalidInputError(
             "recogniser.model", f"{recogniser.model}, which knows English alone, for language {foreign}",
             "a recogniser that knows the language", next_step,

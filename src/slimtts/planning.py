@@ -184,7 +184,8 @@ def measure_prices(params: Params, teacher: Teacher, work: Workload, open_s: flo
 
     recognizer = open_recognizer(params.recogniser)
     transcribe = WordMeter(params, recognizer).transcriber(rate_hz)
-    WordMeter(params.for_evaluation(), recognizer)  # refuses a language that it does not know
+    WordMeter(params.for_evaluation(), recognizer)  # refuses a language that it does not know,
+    teacher.family.in_language(params.judged_language)  # and one that the teacher cannot read
     predictor = MosPredictor()
     forced = collate(
         [forced_sequence(teacher, u, prompt) for u, prompt in zip(trial, prompts, strict=True)], teacher.layout.pad_id

@@ -24,10 +24,14 @@ def changed(**sections):
 
 LANGUAGES = {
     "own sentences in another language": {"evaluate_student": {"language": "zh"}},
+    "the bundled ears for German": {"teacher": {"language": "de"}},
     "English ears for German": {"teacher": {"language": "de"}, "recogniser": {"model": "small.en"}},
     "English ears for a Chinese benchmark": {
         "evaluate_student": {"language": "zh", "benchmark": "seed-tts-eval", "benchmark_source": "x"},
         "recogniser": {"model": "tiny.en"},
+    },
+    "the bundled ears for a Chinese benchmark": {
+        "evaluate_student": {"language": "zh", "benchmark": "seed-tts-eval", "benchmark_source": "x"},
     },
     "Chinese protocol for English": {"recogniser": {"normalizer": "seed_tts_eval_zh"}},
     "no such protocol": {"recogniser": {"normalizer": "whatever"}},

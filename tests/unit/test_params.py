@@ -214,3 +214,54 @@ def test_the_english_normaliser_is_for_english(values: dict[str, Any]) -> None:
     assert parse_params(values, "params.yaml").recogniser.normalizer == "whisper_en"
     values["teacher"]["language"] = values["evaluate_student"]["language"] = "de"
     assert "recogniser.normalizer: observed whisper_en for language de" in refusal(values)
+
+
+def changed(values: dict[str, Any], **sections: dict[str, Any]) -> dict[str, Any]:
+    return {name: knobs | sections.get(name, {}) for name, knobs in values.items()}
+
+
+def test_one_language_is_that_of_every_stage(values: dict[str, Any]) -> None:
+    ears = {"model": "small"}
+    german = parse_params(changed(values, teacher={"language": "de"}, recogniser=ears), "params.yaml")
+    assert (german.teacher.language, german.judged_language) == ("de", "de")
+    both = parse_params(
+        changed(values, recogniser=ears, evaluate_student={"language": "zh", "benchmark": "manifest"}), "params.yaml"
+    )
+    assert (both.teacher.language, both.judged_language) == ("en", "zh")
+    assert both.for_evaluation().teacher.language == "zh"
+
+
+def test_older_params_state_their_language_in_the_evaluation(values: dict[str, Any]) -> None:
+    del values["teacher"]["language"]
+    for knob in ("max_reference_wer", "max_teacher_wer", "min_voice_contrast"):
+        del values["register_model"][knob]
+    older = parse_params(changed(values, recogniser={"model": "small"}, evaluate_student={"language": "fr"}), "p")
+    assert (older.teacher.language, older.judged_language) == ("fr", "fr")
+    gate = older.register_model
+    assert (gate.max_reference_wer, gate.max_teacher_wer, gate.min_voice_contrast) == (0.1, 0.2, 0.05)
+    del values["evaluate_student"]["language"]
+    assert parse_params(values, "p").judged_language == "en"
+
+
+@pytest.mark.parametrize(
+    ("sections", "line"),
+    [
+        ({"evaluate_student": {"language": "zh"}}, "evaluate_student.language: observed zh for benchmark nano"),
+        (
+            {"teacher": {"language": "de"}},
+            "recogniser.model: observed bundled, which knows English alone, for language de",
+        ),
+        (
+            {"teacher": {"language": "de"}, "recogniser": {"model": "small.en"}},
+            "recogniser.model: observed small.en, which knows English alone, for language de",
+        ),
+        (
+            {"recogniser": {"normalizer": "seed_tts_eval_zh"}},
+            "recogniser.normalizer: observed seed_tts_eval_zh for language en",
+        ),
+    ],
+)
+def test_judges_of_another_language_are_refused(values: dict[str, Any], sections: Any, line: str) -> None:
+    with pytest.raises(InvalidInputError) as error:
+        parse_params(changed(values, **sections), "params.yaml")
+    assert str(error.value).startswith(line) and "; next: " in str(error.value)

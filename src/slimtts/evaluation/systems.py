@@ -70,7 +70,7 @@ def other_voice_similarity(items: Sequence[SpokenItem]) -> float | None:
     return math.fsum(cosines) / len(cosines) if cosines else None
 
 
-def _mean(values: Sequence[float], samples: int, seed: int) -> Interval:
+def mean_or_missing(values: Sequence[float], samples: int, seed: int) -> Interval:
     """Of a judge's scores; missing when there are none or one is not finite, for the gate to see."""
     return bootstrap_mean(values, samples, seed) if values and np.isfinite(values).all() else MISSING
 
@@ -95,8 +95,8 @@ def summarize(output: SystemOutput, mos_predictor: str, samples: int, seed: int)
         wer_mean=bootstrap_mean([e.wer for e in errors], samples, seed),
         no_end_rate=sum(not item.ended for item in items) / len(items),
         failures=sum(item.seconds == 0 for item in items),
-        similarity=_mean([item.similarity for item in items], samples, seed),
-        mos=_mean(rated, samples, seed),
+        similarity=mean_or_missing([item.similarity for item in items], samples, seed),
+        mos=mean_or_missing(rated, samples, seed),
         mos_predictor=mos_predictor,
         speed=output.speed,
         weight_mb=output.weight_mb,

@@ -9,7 +9,7 @@ from slimtts.data.hard_sentences import ENGLISH, NANO
 from slimtts.data.manifest import Utterance
 from slimtts.errors import InvalidInputError
 from slimtts.evaluation.statistics import bootstrap_corpus_wer, bootstrap_mean
-from slimtts.evaluation.systems import SpokenItem
+from slimtts.evaluation.systems import SpokenItem, mean_or_missing
 from slimtts.params import DecodingParams, EvaluateStudentParams, Params
 from slimtts.results import GroupResult
 from slimtts.stages.benchmark_set import hash_tasks
@@ -138,7 +138,7 @@ def group_results(
                         wer_mean=bootstrap_mean([e.wer for e in errors], samples, seed),
                         no_end_rate=sum(not item.ended for item in items) / len(items),
                         failures=sum(item.seconds == 0 for item in items),
-                        similarity=bootstrap_mean([item.similarity for item in items], samples, seed),
+                        similarity=mean_or_missing([item.similarity for item in items], samples, seed),
                         caveat=group.caveat,
                     )
                 )
