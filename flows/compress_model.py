@@ -18,6 +18,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
+from slimtts.console import exit_code_of
 from slimtts.errors import InvalidInputError
 from slimtts.params import Params, load_params
 from slimtts.promotion_limits import stricter
@@ -242,4 +243,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(main))

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from prefect import flow
 from prefect.logging import get_run_logger
-from tasks.command_line import run_command
 
+from slimtts.console import exit_code_of
 from slimtts.promotion_history import event_line, valid_reason
 from tasks.approval import ask
+from tasks.command_line import run_command
 from tasks.evidence import Evidence, model_version
 from tasks.promotion import Promotions, Request
 from tasks.tracking import mlflow_client, tracking_uri
@@ -100,4 +101,4 @@ def _promote(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(main))

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from prefect import flow
 from prefect.logging import get_run_logger
-from tasks.command_line import run_command
 
+from slimtts.console import exit_code_of
 from slimtts.promotion_history import event_line
+from tasks.command_line import run_command
 from tasks.promotion import Promotions, Request
 from tasks.tracking import mlflow_client, tracking_uri
 from tasks.workspace import CHECKOUT, compose_params
@@ -69,4 +70,4 @@ def _promotions(model: str, runs_root: Path) -> Promotions:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(main))

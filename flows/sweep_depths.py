@@ -16,6 +16,7 @@ from prefect.logging import get_run_logger
 from pydantic import Field
 
 from flows.compress_model import RUNS, checked_plan, compress_model, wait_if_recovered
+from slimtts.console import exit_code_of
 from slimtts.errors import SlimttsError
 from tasks.artifacts import show_links
 from tasks.checkouts import code_revision
@@ -111,4 +112,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(main))

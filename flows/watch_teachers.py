@@ -22,6 +22,7 @@ from prefect.logging import get_run_logger
 from prefect.variables import Variable
 from pydantic import Field
 
+from slimtts.console import exit_code_of
 from slimtts.errors import InvalidInputError
 from tasks.command_line import run_command
 from tasks.flow_parameters import Override, Profile
@@ -132,4 +133,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(main))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from slimtts.commands.compare import add_arguments, local_folder, show
+from slimtts.console import exit_code_of
 from slimtts.errors import InvalidInputError
 from slimtts.workspace import Workspace
 from tasks.artifact_store import download_artifact, run_artifacts
@@ -131,4 +132,4 @@ def store(runs: Path) -> MlflowClient:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(main))

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from slimtts.console import exit_code_of
 from slimtts.errors import InvalidInputError, SlimttsError
 from slimtts.model_files import stored_tensors
 from slimtts.printable import printable
@@ -274,4 +275,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(main))

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from slimtts.console import exit_code_of
 from slimtts.errors import InvalidInputError
 from slimtts.promotion_history import event_line, overdue
 from tasks.checkouts import CHECKOUT
@@ -85,4 +86,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(main))

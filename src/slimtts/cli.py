@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from slimtts.commands.catalogue import COMMANDS, build_parser
+from slimtts.console import exit_code_of
 from slimtts.errors import SlimttsError, refusal_of_system
 from slimtts.proxies import bypass_loopback
 from slimtts.redaction import redact_everything
@@ -17,6 +19,10 @@ EXIT_INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; every expected error is one line on stderr and exit code 2."""
+    return exit_code_of(partial(_run, arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     redact_everything()
     words = list(sys.argv[1:] if arguments is None else arguments)
     meant = next((word for word in words if not word.startswith("-")), "")
@@ -28,8 +34,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SlimttsError as error:
         print(f"slimtts: {error}", file=sys.stderr)
         return getattr(error, "exit_code", EXIT_BAD_INPUT)
-    except BrokenPipeError:  # `slimtts history | head`: the reader has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         problem = refusal_of_system(error, options.command)
         if problem is None:

@@ -1,0 +1,50 @@
+"""A command's last words: all that was printed is written, in whatever encoding, and a reader may have enough of it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import select
+import sys
+from collections.abc import Callable
+from typing import TextIO
+
+EXIT_CUT_OFF = 141  # as of any program that ends because nobody reads it
+
+
+def exit_code_of(run: Callable[[], int]) -> int:
+    """Runs a command to its exit code; `slimtts lineage 1 | head` is no error, once head has what it wants.
+
+    A broken pipe of anything but the output is an error as ever: then the work was not done.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that this terminal cannot show
+    code, stop = 0, None
+    try:
+        try:
+            code = run()
+        except SystemExit as asked:  # by argparse
+            stop = asked
+        sys.stdout.flush()  # else it breaks after the last line of Python that could notice
+    except BrokenPipeError:
+        left = [stream for stream in (sys.stdout, sys.stderr) if _is_unread(stream)]
+        if not left:
+            raise
+        for stream in left:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if sys.stderr in left:
+            return EXIT_CUT_OFF
+    if stop is not None:
+        raise stop
+    return code
+
+
+def _is_unread(stream: TextIO) -> bool:
+    """Is this a pipe whose reader is gone?"""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # no stream of the system
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    return False
