@@ -21,6 +21,7 @@ from prefect.runtime import flow_run
 from slimtts.console import exit_code_of
 from slimtts.errors import InvalidInputError
 from slimtts.params import Params, load_params
+from slimtts.printable import printable, printable_lines
 from slimtts.promotion_limits import stricter
 from slimtts.results import Release
 from tasks.approval import request_approval
@@ -183,9 +184,9 @@ def parent_of(scores_of: str, runs_root: Path) -> str:
 def show_results(workspace: Path) -> None:
     """Prints the table of the evaluation, the verdict, and one sentence spoken by every system."""
     evaluation = workspace / "evaluation"
-    print((evaluation / "table.md").read_text())
+    print(printable_lines((evaluation / "table.md").read_text()))
     verdict = Release.read(workspace / "release" / "release.json").verdict
-    print(f"verdict: {verdict.decision}. {' '.join(verdict.reasons)}\n")
+    print(f"verdict: {verdict.decision}. {printable(' '.join(verdict.reasons), None)}\n")
     wavs = sorted(evaluation.glob("audio/*/*.wav"))
     for path in wavs:
         if path.name == wavs[0].name:

@@ -18,6 +18,7 @@ from pydantic import Field
 from flows.compress_model import RUNS, checked_plan, compress_model, wait_if_recovered
 from slimtts.console import exit_code_of
 from slimtts.errors import SlimttsError
+from slimtts.printable import printable_lines
 from tasks.artifacts import show_links
 from tasks.checkouts import code_revision
 from tasks.command_line import run_command
@@ -105,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         scored = sweep_depths(
             options.name, options.depths, options.profile, options.overrides, options.runs, revision=options.revision
         )
-        print((scored / "comparison.md").read_text())
+        print(printable_lines((scored / "comparison.md").read_text()))
         return 0
 
     return run_command(sweep, "the same command goes on where it stopped", options.runs, check)

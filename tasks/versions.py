@@ -58,7 +58,7 @@ def _answer(options: argparse.Namespace) -> int:
         print(history(PromotionLog(client, options.runs, model), options.json))
     elif options.question == "lineage":
         found = version_lineage(client, model, options.version)
-        print(found.model_dump_json(indent=1) if options.json else lineage_text(found))
+        print(found.model_dump_json(indent=1, ensure_ascii=True) if options.json else lineage_text(found))
     else:
         logger = logging.getLogger("restore")
         lineage = restore_version(client, model, options.version, options.into, options.runs, logger, options.overrides)

@@ -1,16 +1,27 @@
-"""A command's last words: all that was printed is written, in whatever encoding, and a reader may have enough of it."""
+"""How every command ends and logs: all output is written, a reader may have enough of it, and no log line is forged."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import select
 import sys
 from collections.abc import Callable
 from typing import TextIO
 
+from slimtts.printable import printable_record
+
 EXIT_CUT_OFF = 141  # as of any program that ends because nobody reads it
+
+
+class _PrintableRecord(logging.LogRecord):
+    """Libraries log names as they find them, tensors' for example."""
+
+    def getMessage(self) -> str:
+        """Printable."""
+        return printable_record(super().getMessage())
 
 
 def exit_code_of(run: Callable[[], int]) -> int:
@@ -21,6 +32,15 @@ def exit_code_of(run: Callable[[], int]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that this terminal cannot show
+    record_factory = logging.getLogRecordFactory()
+    logging.setLogRecordFactory(_PrintableRecord)
+    try:
+        return _written_out(run)
+    finally:
+        logging.setLogRecordFactory(record_factory)
+
+
+def _written_out(run: Callable[[], int]) -> int:
     code, stop = 0, None
     try:
         try:

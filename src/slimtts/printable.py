@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # by libraries, in what they log
 LONGEST = 2_000  # characters of one part of a message: longer ones hide the rest
 
 
@@ -19,6 +22,11 @@ def printable(text: object, longest: int | None = LONGEST) -> str:
 def printable_lines(text: str) -> str:
     """Our own lines, with what a terminal would act on escaped; a name in them is to be `printable` already."""
     return "\n".join(map(escaped, text.split("\n")))
+
+
+def printable_record(text: str) -> str:
+    """What a library logs: without colours, and with its further lines moved in, so that none is forged."""
+    return "\n  ".join(map(escaped, COLOUR.sub("", text).split("\n")))
 
 
 def escaped(text: object) -> str:

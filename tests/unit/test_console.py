@@ -1,12 +1,18 @@
 """Printing into a pipe that is closed, and into terminals that cannot show everything."""
 
+import logging
 import os
+import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
+from slimtts.comparison.table import as_table
 from slimtts.console import EXIT_CUT_OFF, exit_code_of
+from slimtts.teachers.nano import bundle_folder
 
 BODY = "import sys\nfrom slimtts.console import exit_code_of\ndef run():\n{}\n    return 0\nsys.exit(exit_code_of(run))"
 LONG = "    for n in range(100_000): print('line', n)"
@@ -99,3 +105,39 @@ def test_every_command_ends_well_when_its_reader_has_left(command):
         os.close(writer)
     assert "BrokenPipe" not in done.stderr
     assert done.returncode in (0, 1 if "doctor" in command else 0)
+
+
+def test_what_a_library_logs_forges_no_line_and_steers_no_terminal(caplog):
+    def run():
+        logging.getLogger("transformers.x").warning("\x1b[1mREPORT\x1b[0m\n%s\n", "evil\x1b[2J\nslimtts: all is well\r")
+        return 0
+
+    assert exit_code_of(run) == 0
+    assert caplog.messages == ["REPORT\n  evil\\x1b[2J\n  slimtts: all is well\\r\n  "]
+    logging.getLogger("x").warning("as\never")
+    assert caplog.messages[-1] == "as\never"
+
+
+def test_the_name_of_a_tensor_reaches_the_terminal_escaped(tmp_path):
+    """transformers lists tensors that it does not expect."""
+    folder = tmp_path / "model"
+    shutil.copytree(bundle_folder() / "teacher", folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.evil\x1b[2J\nslimtts: all is well"] = np.zeros(3, np.float32)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    command = [sys.executable, "-m", "slimtts.cli", "say", "the green tiger", "--model", str(folder)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    lines = [line for line in done.stderr.splitlines() if line.startswith("slimtts: ")]
+    assert len(lines) == 1
+    assert "model.evil\\x1b[2J slimtts: all is well" in lines[0]
+    assert all(line.isprintable() for line in done.stderr.expandtabs().splitlines())
+
+
+def test_a_name_in_a_table_stays_in_its_cell():
+    table = as_table(("student", "knob\x1b[2J"), [("run\n| best | 0.0 |", "\u202ex")])
+    assert [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()] == [
+        ["student", "knob\\x1b[2J"],
+        ["-" * 18, "-" * 11],
+        ["run / best / 0.0 /", "\\u202ex"],
+    ]

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from slimtts.commands.checkout import CHECKOUT, become
+from slimtts.printable import printable, printable_lines
 from slimtts.workspace import Workspace
 
 MODULE = ("tasks.comparison",)
@@ -67,11 +68,16 @@ def show(folders: Mapping[str, Path], as_json: bool, plots: Path | None) -> None
 
     runs = {folder: read_run(folder, name) for name, folder in short_names(folders).items()}
     comparison = compare_runs(list(runs.values()))
-    print(comparison.model_dump_json(indent=1) if as_json else comparison_text(comparison), end="\n" if as_json else "")
+    print(
+        comparison.model_dump_json(indent=1, ensure_ascii=True)
+        if as_json
+        else printable_lines(comparison_text(comparison)),
+        end="\n" if as_json else "",
+    )
     if plots:
         from slimtts.plots.drawing import draw_run, draw_students
 
         drawn = draw_students(list(runs.values()), plots)
         for folder, run in runs.items():
             drawn += draw_run(Workspace(folder), plots / run.name.strip("/.").replace("/", "-"))
-        print(f"{plots}: {len(drawn)} pictures", file=sys.stderr)
+        print(f"{printable(plots)}: {len(drawn)} pictures", file=sys.stderr)

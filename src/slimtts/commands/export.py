@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from slimtts.errors import InvalidInputError
+from slimtts.printable import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,4 +38,4 @@ def export(model: Path, teacher: Path, out: Path) -> None:
         raise InvalidInputError("--out", f"{out}, which exists", "a folder to be made", "choose another")
     from slimtts.teachers.cosyvoice2_checkpoint import export_llm_pt
 
-    print(f"{export_llm_pt(model, teacher, out)}: open it with CosyVoice")
+    print(f"{printable(export_llm_pt(model, teacher, out))}: open it with CosyVoice")

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slimtts.printable import printable_lines
 from slimtts.workspace import STAGES, Workspace
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
         check_run(params, options.workspace, finished)
         return
     found = estimate(params, options.workspace, finished)
-    print(found.model_dump_json(indent=2) if options.json else plan_table(found))
+    print(found.model_dump_json(indent=2, ensure_ascii=True) if options.json else printable_lines(plan_table(found)))
 
 
 def plan_table(found: RunEstimate) -> str:

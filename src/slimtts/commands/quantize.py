@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from slimtts.errors import InvalidInputError
+from slimtts.printable import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
         print(json.dumps(row))
         return
     print(
-        f"{options.out}: {sizes['stored_mb']:.1f} MB of weights, {sizes['stored_before_mb']:.1f} before; "
+        f"{printable(options.out)}: {sizes['stored_mb']:.1f} MB of weights, {sizes['stored_before_mb']:.1f} before; "
         f"{sizes['loaded_mb']:.1f} MB in memory on a CPU, {sizes['loaded_before_mb']:.1f} before"
     )
 

@@ -6,6 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
+from slimtts.printable import printable, printable_lines
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which run, where to, whose votes."""
@@ -35,6 +37,6 @@ def run(options: argparse.Namespace) -> None:
         print(json.dumps({"pages": [str(page) for page in pages], "votes": votes and votes.as_json()}))
         return
     if votes:
-        print(votes.in_words())
+        print(printable_lines(votes.in_words()))
     for page in pages:
-        print(f"{page}: {len(content.sentences)} sentences, {len(content.columns)} systems and recordings")
+        print(f"{printable(page)}: {len(content.sentences)} sentences, {len(content.columns)} systems and recordings")

@@ -74,4 +74,4 @@ def run_stage(
         step = importlib.import_module(f"slimtts.stages.{stage}")
         result = getattr(step, "fill_progress" if helps_out else stage)(params, workspace)
     if as_json and result is not None:
-        print(result.model_dump_json(indent=2))
+        print(result.model_dump_json(indent=2, ensure_ascii=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from slimtts.comparison.ranking import Comparison, Contender, PairedTest
+from slimtts.printable import printable
 from slimtts.results import Interval
 
 STUDENT_COLUMNS = (
@@ -37,7 +38,7 @@ def comparison_text(comparison: Comparison) -> str:
 
 def as_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Markdown with columns of equal width; a bar inside a cell would end it and becomes a slash."""
-    cells = [list(columns), *([cell.replace("|", "/") for cell in row] for row in rows)]
+    cells = [list(map(printable, columns)), *([printable(cell).replace("|", "/") for cell in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in cells]
     lines.insert(1, ["-" * width for width in widths])

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Literal
 
+from slimtts.printable import printable
+
 State = Literal["ok", "missing", "off"]
 
 
@@ -41,8 +43,8 @@ def as_text(findings: Sequence[Finding]) -> str:
     for topic, rows in groupby(findings, lambda finding: finding.topic):
         lines = [topic]
         for row in rows:
-            lines.append(f"  {row.state:<7}  {row.name:<{width}}  {row.detail}".rstrip())
+            lines.append(f"  {row.state:<7}  {row.name:<{width}}  {printable(row.detail)}".rstrip())
             if row.next_step:
-                lines.append(f"  {'':<7}  {'':<{width}}  -> {row.next_step}")
+                lines.append(f"  {'':<7}  {'':<{width}}  -> {printable(row.next_step)}")
         paragraphs.append("\n".join(lines))
     return "\n\n".join(paragraphs)

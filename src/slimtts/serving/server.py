@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
 import sys
 from functools import partial
+from typing import cast
 
 import uvicorn
 
@@ -55,7 +57,8 @@ def serve(fetch: Fetch, host: str, port: int, limits: ServingLimits, follow_s: f
     logger.info("model %s, version %s, voices: %s", model.id, model.files.version, ", ".join(model.speaker.voices))
     config = uvicorn.Config(
         SpeechServer(live, limits, api_key, follow_s).asgi, host=host, port=port, lifespan="on",
-        http=partial(BoundedConnection, limits), ws="none", log_config=None, access_log=False, server_header=False,
+        http=cast("type[asyncio.Protocol]", partial(BoundedConnection, limits)), ws="none", log_config=None,
+        access_log=False, server_header=False,
         h11_max_incomplete_event_size=LARGEST_HEAD_BYTES, timeout_graceful_shutdown=int(limits.drain_seconds),
     )  # fmt: skip
     # uvicorn ends in order, then raises the signal again: an ordered end is a success.
