@@ -32,6 +32,7 @@ from tasks.flow_parameters import Depth, Override, Profile, RunName, fill_name, 
 from tasks.listening_page import publish_listening_page
 from tasks.promotion import Promotions
 from tasks.registry import register_release
+from tasks.repetition import telling
 from tasks.run_plan import check_run, print_plan
 from tasks.shared_outputs import take_over
 from tasks.stage_runner import StageError, run_dvc, stale_stages
@@ -58,7 +59,8 @@ SCORED = ("subset_data", "score_layers")  # what students of any depth share
 def register_version(run: TrackedRun) -> str:
     """Puts the release into the registry and, through the gate, into production; where a person must agree, asks."""
     gate = stricter(load_params(run.workspace / "params.yaml").register_model, team_gate())
-    version = register_release(run, gate.promote)
+    with telling(get_run_logger(), "register_version", "the release goes to the registry"):
+        version = register_release(run, gate.promote)
     get_run_logger().info("registered %s version %s", gate.model_name, version)
     asked = request_approval(Promotions(run.client, run.workspace.parent, gate.model_name), version, gate)
     if asked:
@@ -79,7 +81,8 @@ def push_outputs(run: TrackedRun) -> None:
 @task(cache_policy=NO_CACHE)
 def confirm_clean(run: TrackedRun) -> None:
     """Every output is the one that dvc.lock describes, or the flow fails."""
-    stale = stale_stages(run.workspace)
+    with telling(get_run_logger(), "confirm_clean", "DVC compares every output with its record"):
+        stale = stale_stages(run.workspace)
     if stale:
         raise StageError("dvc status", f"{', '.join(stale)} changed while the flow ran; run it again", exit_code=1)
 

@@ -17,6 +17,8 @@ from slimtts.errors import SlimttsError
 from tasks.checkouts import code_revision, git_revision
 from tasks.output_bytes import lacks_objects, remove_changed
 from tasks.process_group import run_in_group
+from tasks.repetition import telling
+from tasks.stage_reasons import why_it_runs
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
@@ -32,6 +34,12 @@ DVC_FAILURE = re.compile(r"^ERROR: failed to reproduce .*exited with (-?\d+)")
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "20000000000"}
 # DVC's requests to S3 are tried again for about a minute, as ours are.
 S3_RETRIES = {"AWS_RETRY_MODE": "standard", "AWS_MAX_ATTEMPTS": "10"}
+
+# What DVC says for its own users: nothing that helps a person here. All of it still counts as output for `run_dvc`.
+CHATTER = re.compile(
+    r"Running stage '|> |Generating lock file|Updating lock file|To track the changes|\s+git add|Use `dvc push`|"
+    r"WARNING: '.*' is empty|Verifying data sources|Data and pipelines are up to date|(Stage )?'.*' didn't change"
+)
 
 # Lines as they come, progress as lines that a log can keep, and nothing told to DVC's makers.
 TALK = {"PYTHONUNBUFFERED": "1", "SLIMTTS_PROGRESS": "lines", "DVC_NO_ANALYTICS": "1"}
@@ -64,7 +72,7 @@ def run_stage(stage: str, workspace: Path, timeout_s: float, logger: Logger) -> 
     changes = stage_changes(stage, workspace, logger)
     if not changes:
         return False
-    logger.info("%s: runs, because %s", stage, _reasons(changes.get(stage)))
+    logger.info("%s: %s", stage, why_it_runs(workspace, stage, changes.get(stage)))
     repro = ["repro", "--single-item", stage]
     tail = run_dvc(repro, workspace, timeout_s, logger, stage)
     if remove_damaged(stage, workspace, logger):
@@ -78,7 +86,8 @@ def run_stage(stage: str, workspace: Path, timeout_s: float, logger: Logger) -> 
 def stage_changes(stage: str, workspace: Path, logger: Logger) -> dict[str, list[Any]]:
     """What makes a stage stale; nothing, said in the log, when it is up to date. Damaged outputs make it so."""
     remove_damaged(stage, workspace, logger)
-    changes = stale_stages(workspace, stage)
+    with telling(logger, stage, "DVC looks for what has changed"):
+        changes = stale_stages(workspace, stage)
     if not changes:
         logger.info("%s: unchanged, nothing to do", stage)
     return changes
@@ -123,17 +132,20 @@ def run_dvc(arguments: Sequence[str], workspace: Path, timeout_s: float, logger:
     def follow(line: str) -> None:
         if line.strip():
             tail.append(line)
-            logger.info("%s | %s", title, line)
+            if not CHATTER.match(line):
+                told.note()
+                logger.info("%s | %s", title, line)
 
     command = [*DVC, *arguments]
     try:
-        exit_code = run_in_group(command, workspace, stage_environment(workspace), timeout_s, follow)
+        with telling(logger, title, "DVC opens, hashes or stores what belongs to it") as told:
+            exit_code = run_in_group(command, workspace, stage_environment(workspace), timeout_s, follow)
     except TimeoutError as error:
         raise StageError(title, f"{error}; allowed: {timeout_s:g} s; next: give it more time", 124) from None
     if exit_code:
         reported = [int(found[1]) for line in tail if (found := DVC_FAILURE.match(line))]
-        told = [line for line in tail if not (DVC_FAILURE.match(line) or line.startswith(("> ", "Running stage")))]
-        raise StageError(title, _last(told, f"ended with exit code {exit_code}"), (reported or [exit_code])[-1])
+        said = [line for line in tail if not (DVC_FAILURE.match(line) or CHATTER.match(line))]
+        raise StageError(title, _last(said, f"ended with exit code {exit_code}"), (reported or [exit_code])[-1])
     return list(tail)
 
 
@@ -154,14 +166,3 @@ def stage_environment(workspace: Path | None = None) -> dict[str, str]:
 
 def _last(lines: Sequence[str], otherwise: str) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), otherwise)
-
-
-def _reasons(found: Any) -> str:
-    """`[{"changed deps": {"data": "modified"}}]` -> `data modified`."""
-    if isinstance(found, dict):
-        return ", ".join(
-            f"{key} {state}" if isinstance(state, str) else _reasons(state) for key, state in found.items()
-        )
-    if isinstance(found, list):
-        return ", ".join(_reasons(entry) for entry in found)
-    return str(found)

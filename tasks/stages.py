@@ -17,6 +17,7 @@ from tasks.checkpoint_mirror import mirrored_checkpoints
 from tasks.devices import owned_devices
 from tasks.fan_out import fan_out
 from tasks.live_curves import catch_up, following_curves
+from tasks.repetition import telling
 from tasks.stage_runner import StageError, run_stage, stage_changes
 from tasks.tracking import TrackedRun, log_stage, log_stage_or_wait
 
@@ -46,8 +47,9 @@ def _bring_up_to_date(stage: str, run: TrackedRun, timeout_s: float, owns_device
         with owned_devices(run.workspace.parent, stage, logger) if owns_device else nullcontext():
             fan_out(stage, run.workspace, timeout_s, logger)
             ran = run_stage(stage, run.workspace, timeout_s, logger)
-    log_stage_or_wait(run, stage, logger)
-    show_stage(run, stage, logger)
+    with telling(logger, stage, "numbers and files go to MLflow and Prefect"):
+        log_stage_or_wait(run, stage, logger)
+        show_stage(run, stage, logger)
     return ran
 
 
@@ -93,10 +95,12 @@ def register_model(run: TrackedRun) -> bool:
 @task(cache_policy=NO_CACHE, retries=5, retry_delay_seconds=[30, 60, 120, 300, 600], retry_condition_fn=mlflow_is_away)
 def record_numbers(run: TrackedRun) -> None:
     """Brings to MLflow what it missed while it was away; nothing when it missed nothing."""
-    for stage in STAGES:
-        log_stage(run, stage)
-    points = catch_up(run)
-    get_run_logger().info("MLflow has the numbers of %d stages; %d points of curves came late", len(STAGES), points)
+    logger = get_run_logger()
+    with telling(logger, "record_numbers", "numbers and files go to MLflow"):
+        for stage in STAGES:
+            log_stage(run, stage)
+        points = catch_up(run)
+    logger.info("MLflow has the numbers of %d stages; %d points of curves came late", len(STAGES), points)
 
 
 STAGE_TASKS = (subset_data, score_layers, prune_layers, distill_student, evaluate_student, register_model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,8 @@ from tasks.checkouts import CHECKOUT, COPY, run_checkout
 from tasks.locks import exclusive_lock
 from tasks.stage_runner import CACHE, DVC
 from tasks.team_gate import refuse_softer, team_limits
+
+logger = logging.getLogger(__name__)
 
 PROFILES = Path("flows", "profiles")
 SHARED_CACHE = f"../../{CACHE}"  # as seen from a workspace's .dvc
@@ -75,6 +78,7 @@ def prepare_workspace(
     checkout = run_checkout(workspace, revision, checkout)
     params = compose_params(profile, overrides, checkout)
     workspace.mkdir(parents=True, exist_ok=True)
+    _set_aside_damaged_lock(workspace / "dvc.lock")
     _write_if_changed(workspace / "dvc.yaml", (checkout / "dvc.yaml").read_text())
     _write_if_changed(workspace / "params.yaml", yaml.safe_dump(params.model_dump(), sort_keys=False))
     connect_dvc(workspace, params)
@@ -193,6 +197,18 @@ def _write_if_changed(path: Path, text: str) -> None:
     if not path.is_file() or path.read_text() != text:
         with atomic_path(path) as temporary:
             temporary.write_text(text)
+
+
+def _set_aside_damaged_lock(lock: Path) -> None:
+    """DVC can do nothing with a damaged record; without one it runs the stages again, which go on from what is kept."""
+    try:
+        stages = yaml.safe_load(lock.read_text())["stages"] if lock.is_file() and lock.stat().st_size else {}
+        is_sound = isinstance(stages, dict)
+    except (OSError, yaml.YAMLError, ValueError, TypeError, KeyError, RecursionError):
+        is_sound = False
+    if not is_sound:
+        lock.replace(lock.with_name("dvc.lock.damaged"))
+        logger.warning("%s is damaged and set aside: the stages run again, from what they have kept", lock)
 
 
 def _dvc_init(workspace: Path) -> None:

@@ -1,5 +1,6 @@
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from slimtts.workspace import STAGES
+from tasks import stage_runner
 from tasks.stage_runner import StageError, run_stage, stale_stages
+from tasks.workspace import prepare_workspace
 
 logger = logging.getLogger("test")
 FLOW = """
@@ -39,6 +42,35 @@ def test_stage_runs_once_and_again_when_its_output_was_edited(toy_workspace, sta
     report.unlink()
     report.write_text("{}")
     assert "subset_data" in stale_stages(toy_workspace, "subset_data")
+
+
+def test_the_log_says_first_run_then_what_changed_and_nothing_of_dvcs_own(toy_workspace, started, caplog):
+    def lines(stage):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "test"):
+            run_stage(stage, toy_workspace, 60, logger)
+        return caplog.messages
+
+    first = lines("subset_data")
+    assert first[0] == "subset_data: first run" and first[-1] == "subset_data: done"
+    for noise in ("modified", "is empty", "dvc push", "lock file", "Running stage", "> python"):
+        assert noise not in "\n".join(first)
+    assert lines("subset_data") == ["subset_data: unchanged, nothing to do"]
+    params = toy_workspace / "params.yaml"
+    former = params.read_text()
+    params.write_text(former.replace("selection_utterances: 64", "selection_utterances: 65"))
+    assert params.read_text() != former
+    assert lines("subset_data")[0] == "subset_data: again: subset_data.selection_utterances 64 -> 65"
+
+
+def test_a_damaged_dvc_lock_is_set_aside_and_the_stages_run_again(toy_workspace, toy_checkout, started):
+    run_stage("subset_data", toy_workspace, 60, logger)
+    lock = toy_workspace / "dvc.lock"
+    lock.write_bytes(lock.read_bytes()[:40] + b"\x00\xff")
+    prepare_workspace("toy", "demo", [], toy_workspace.parent, toy_checkout)
+    assert not lock.exists() and (toy_workspace / "dvc.lock.damaged").is_file()
+    assert run_stage("subset_data", toy_workspace, 60, logger)
+    assert lock.is_file()
 
 
 def test_compiled_files_and_foreign_params_do_not_make_a_stage_stale(toy_workspace, toy_checkout, started):
@@ -81,6 +113,7 @@ def test_timeout_leaves_no_process(toy_workspace, started, monkeypatch, tmp_path
 
 def test_interrupted_by_an_exception_leaves_no_process(toy_workspace, started, monkeypatch, tmp_path):
     monkeypatch.setenv("TOY_SLEEP", "subset_data")
+    monkeypatch.setattr(stage_runner, "CHATTER", re.compile("(?!)"))  # DVC's own first line reaches the handler
 
     class Interrupting(logging.Handler):
         def emit(self, record):

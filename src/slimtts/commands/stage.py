@@ -58,15 +58,20 @@ def run_stage(
 
     One that helps out takes no lock: it fills the stage's progress folder, and writes no result.
     """
-    from slimtts.distill.ranks import lock_name
+    from slimtts.distill.ranks import current_rank, lock_name
     from slimtts.params import load_params
     from slimtts.process_guard import die_with_parent, sole_writer
+    from slimtts.progress import heartbeat, watched
 
     logging.basicConfig(stream=sys.stderr if as_json else sys.stdout, format="%(message)s")
     logging.getLogger("slimtts").setLevel(logging.INFO)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(watched)
     die_with_parent()
     params = load_params(params_file or workspace.params)
-    with nullcontext() if helps_out else sole_writer(workspace.root, lock_name(stage)):
+    rank = current_rank()
+    alive = heartbeat(stage) if rank is None or rank.number == 0 else nullcontext()
+    with nullcontext() if helps_out else sole_writer(workspace.root, lock_name(stage)), alive:
         if threads:
             import torch
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from slimtts.errors import InvalidInputError, SlimttsError
+from slimtts.progress import note_line
 
 RENDEZVOUS = "SLIMTTS_RENDEZVOUS"  # where the processes of one machine meet, as torch's init_method
 SUPERVISED = "SLIMTTS_SUPERVISED"  # set where the process that started us holds the stage's lock
@@ -170,6 +171,7 @@ def _pass_on(stream: IO[str], tail: deque[str]) -> None:
         tail.append(line.strip())
         sys.stderr.write(line)
         sys.stderr.flush()
+        note_line()
 
 
 def _error(name: str, code: int, tail: Sequence[str]) -> RankError:

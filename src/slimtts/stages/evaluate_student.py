@@ -32,7 +32,7 @@ from slimtts.evaluation.table import evaluation_table
 from slimtts.evaluation.word_errors import corpus_wer
 from slimtts.evaluation.word_meter import WordCounter, WordMeter, name_of_recognizer, open_recognizer
 from slimtts.params import Params
-from slimtts.progress import progress_bar
+from slimtts.progress import doing, progress_bar
 from slimtts.quantization.memory import weight_bytes
 from slimtts.quantization.placement import place_for_speech
 from slimtts.results import EvaluationReport, PairedGap, SubsetReport
@@ -112,11 +112,14 @@ def listen(
 ) -> list[SpokenItem]:
     """What the judges heard; the first `mos_utterances` are rated."""
     audio = as_arrays(waves)
-    transcripts = judges.words.transcribe(audio, rate_hz)
-    voices = judges.similarity.embed(audio, rate_hz)
+    with doing(f"{len(audio)} sentences are transcribed"):
+        transcripts = judges.words.transcribe(audio, rate_hz)
+    with doing(f"voices of {len(audio)} sentences are compared with their prompts"):
+        voices = judges.similarity.embed(audio, rate_hz)
     similarity = np.sum(voices * judges.prompt_voices, axis=1)
     others = other_voices([task.prompt.voice for task in tasks])
-    rated = judges.mos.predict(audio[:mos_utterances], rate_hz)
+    with doing(f"naturalness of {mos_utterances} sentences is rated"):
+        rated = judges.mos.predict(audio[:mos_utterances], rate_hz)
     items = []
     for i, (task, made) in enumerate(zip(tasks, spoken, strict=True)):
         other = others[i]
@@ -155,8 +158,9 @@ class Hearing:
 
     def hear_originals(self, out: Path) -> None:
         """transcripts.json of the corpus' own codes."""
-        waves = [self.teacher.audio(t.utterance.codes) for t in self.tasks]
-        heard = self.judges.words.transcribe(as_arrays(waves), self.rate_hz)
+        with doing(f"{len(self.tasks)} original recordings are transcribed"):
+            waves = [self.teacher.audio(t.utterance.codes) for t in self.tasks]
+            heard = self.judges.words.transcribe(as_arrays(waves), self.rate_hz)
         out.mkdir()
         (out / "transcripts.json").write_text(json.dumps(heard))
 
@@ -166,8 +170,9 @@ class Hearing:
         weight_mb = weight_bytes(system.model) / 2**20
         place_for_speech(system.model)
         ids = [system.prompt_ids(t.utterance.text, t.prompt) for t in self.tasks]
-        spoken = generate(system.model, system.layout, ids, self.params.decoding)
-        waves = [self.teacher.audio(s.codes) for s in spoken]
+        with doing(f"{out.name.rpartition('-')[0] or out.name} speaks {len(ids)} sentences"):
+            spoken = generate(system.model, system.layout, ids, self.params.decoding)
+            waves = [self.teacher.audio(s.codes) for s in spoken]
         rated = self.params.evaluate_student.mos_utterances
         items = listen(self.tasks, spoken, waves, self.judges, self.rate_hz, rated)
         model, judges = system.model, self.judges
@@ -194,8 +199,9 @@ class Hearing:
             ids = [system.prompt_ids(t.utterance.text, t.prompt) for t in group.tasks]
             takes = []
             for decoding in group.takes:
-                spoken = generate(system.model, system.layout, ids, decoding)
-                waves = [self.teacher.audio(s.codes) for s in spoken]
+                with doing(f"{len(ids)} sentences of {group.name} are spoken"):
+                    spoken = generate(system.model, system.layout, ids, decoding)
+                    waves = [self.teacher.audio(s.codes) for s in spoken]
                 takes.append(listen(group.tasks, spoken, waves, judges, self.rate_hz, 0))
             heard[group.name] = best_take(takes)
         return heard
@@ -266,7 +272,8 @@ def evaluate_student(params: Params, workspace: Workspace) -> EvaluationReport:
     systems = judged_folders(params, workspace, hearing)
     for name, folder in systems.items():
         heard[name] = own = Heard.read(folders[name])
-        speed = measure_speed(SpeedJob(params.teacher, folder, texts, prompts, params.decoding, threads))
+        with doing(f"{name} is timed on {len(texts)} sentences"):
+            speed = measure_speed(SpeedJob(params.teacher, folder, texts, prompts, params.decoding, threads))
         outputs[name] = SystemOutput(name, own.num_layers, own.parameters, own.items, speed, own.weight_mb)
     listener = one_set_of_judges(heard)
     recorded = [(t.utterance, t.prompt) for t in tasks if t.utterance.codes][: knobs.agreement_utterances]
@@ -298,7 +305,8 @@ def evaluate_student(params: Params, workspace: Workspace) -> EvaluationReport:
         keep_audio(params, workspace.root, teacher, tasks, folders, outputs["student"].items, out)
         report.write(out / "evaluation.json")
         if recorded:
-            agreement = measure_agreement(teacher, students, recorded, knobs.bootstrap_samples, knobs.seed)
+            with doing(f"agreement with the teacher on {len(recorded)} recordings is measured"):
+                agreement = measure_agreement(teacher, students, recorded, knobs.bootstrap_samples, knobs.seed)
             agreement.write(out / "agreement.json")
         (out / "table.md").write_text(evaluation_table(report))
         rows = [{"system": name} | asdict(item) for name, o in outputs.items() for item in o.items]

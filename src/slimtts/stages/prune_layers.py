@@ -11,6 +11,7 @@ import torch
 from slimtts.data.manifest import Utterance, read_split
 from slimtts.decoding.teacher_forcing import ForcedBatch
 from slimtts.params import Params, PruneLayersParams
+from slimtts.progress import doing
 from slimtts.pruning.budget import DepthCost, Limit, latency_cost, most_layers, parameter_cost
 from slimtts.pruning.ffn_width import keep_channels, kept_width, narrow_ffn
 from slimtts.pruning.plan import check_retained, left_to_chance, plan_retained
@@ -72,7 +73,8 @@ def choose_layers(
     limits = [Limit("prune_layers.max_parameter_share", knobs.max_parameter_share, parameters)]
     latency = None
     if knobs.max_latency_share < 1:
-        latency = latency_where_it_speaks(teacher, full_depth)
+        with doing("seconds a token are measured at full and at half depth"):
+            latency = latency_where_it_speaks(teacher, full_depth)
         limits.append(Limit("prune_layers.max_latency_share", knobs.max_latency_share, latency))
     depth = most_layers(knobs.keep_layers, teacher.num_layers, limits)
     retained = plan_retained(scores, depth)

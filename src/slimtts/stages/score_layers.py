@@ -19,7 +19,7 @@ from slimtts.evaluation.word_errors import WordErrors
 from slimtts.evaluation.word_meter import WordCounter, WordMeter, name_of_recognizer, open_recognizer
 from slimtts.params import Params
 from slimtts.plots.importance import plot_scores
-from slimtts.progress import progress_bar
+from slimtts.progress import doing, progress_bar
 from slimtts.results import Interval, LayerScore, LayerScores, SubsetReport
 from slimtts.scoring.block_influence import block_influence
 from slimtts.scoring.early_stop import order_with_settled, settled_ranks
@@ -186,7 +186,8 @@ def measure_layers(params: Params, workspace: Workspace) -> LayerScores:
             )
         reference, layers = wer_scores(trials, params, teacher.num_layers)
     elif knobs.method == "block_influence":
-        influence = block_influence(teacher.model, forced_batches(teacher, tasks))
+        with doing(f"block influence on {len(tasks)} sentences is measured"):
+            influence = block_influence(teacher.model, forced_batches(teacher, tasks))
         layers = [LayerScore(layer=i, importance=value) for i, value in enumerate(influence)]
     else:
         levels = scored_sets(teacher, forced_batches(teacher, tasks), knobs.beam_width, progress)

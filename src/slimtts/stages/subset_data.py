@@ -20,7 +20,7 @@ from slimtts.data.text_list import read_text_list
 from slimtts.errors import InvalidInputError
 from slimtts.evaluation.word_meter import WordMeter, open_recognizer
 from slimtts.params import Params
-from slimtts.progress import progress_bar
+from slimtts.progress import doing, progress_bar
 from slimtts.quantization.placement import place_for_speech
 from slimtts.results import SplitSummary, SubsetReport
 from slimtts.stages.teacher_speech import Demands, keep_best, lines_to_speak, misread, progress_folder, speak_lines
@@ -46,7 +46,8 @@ def subset_data(params: Params, workspace: Workspace) -> SubsetReport:
     """
     knobs = params.subset_data
     teacher = load_teacher(params.teacher, with_model=knobs.speech != "corpus")
-    source = open_source(params, teacher, workspace.root)
+    with doing(f"rows of {knobs.source} are read"):
+        source = open_source(params, teacher, workspace.root)
     subset, codes, dropped = choose(source, teacher, params, workspace.encoding_progress)
     prompts = assign_prompts([*subset.selection, *subset.test], subset.train, knobs.seed)
     files = {split: _utterances(getattr(subset, split), codes) for split in SPLITS}
