@@ -82,7 +82,7 @@ class SubsetDataParams(Section):
     max_share: Share
     selection_utterances: PositiveInt
     test_utterances: PositiveInt
-    speech: Literal["corpus", "teacher", "both"]
+    speech: Literal["corpus", "teacher", "both", "further"]
     teacher_takes: PositiveInt
     teacher_temperature: Annotated[float, Field(gt=0, le=2)]
     max_take_wer: Annotated[float, Field(ge=0, le=1)]
@@ -146,6 +146,7 @@ class DistillStudentParams(Section):
     vocabulary_texts: str = ""
     checkpoint_every_steps: PositiveInt
     control: bool
+    control_steps: Count | None = None
     device: Literal["auto", "cpu", "cuda"]
     micro_batches: PositiveInt = 1
     processes: PositiveInt = 1

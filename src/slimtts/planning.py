@@ -37,9 +37,9 @@ from slimtts.pruning.surgery import remove_layers
 from slimtts.results import RunEstimate, StageEstimate
 from slimtts.run_checks import at_workspace, check_run, model_bytes, nearest_folder
 from slimtts.stages.benchmark_set import OWN
-from slimtts.stages.distill_student import set_attention
+from slimtts.stages.distill_student import knobs_of, set_attention
 from slimtts.stages.evaluate_student import describe_machine
-from slimtts.stages.subset_data import first_choice, further_texts, listed_texts, open_source, unreadable_texts
+from slimtts.stages.subset_data import first_choice, open_source, texts_of_the_teacher, unreadable_texts
 from slimtts.teachers.base import Prompt, Teacher
 from slimtts.teachers.loading import load_teacher
 from slimtts.workspace import STAGES
@@ -145,8 +145,7 @@ def texts_to_speak(params: Params, subset: Subset, root: Path) -> int:
     """Of the subset, of the further ones, and of the list."""
     if params.subset_data.speech == "corpus":
         return 0
-    listed, _ = listed_texts(subset, params, root)
-    return len(subset.train) + len(further_texts(subset, params.subset_data.extra_texts)) + len(listed)
+    return len(texts_of_the_teacher(subset, params, root)[0])
 
 
 def _trial(rows: Iterable[Candidate], source: SpeechSource, drop_bad_audio: bool) -> tuple[Utterance, ...]:
@@ -243,7 +242,7 @@ def stage_rows(params: Params, teacher: Teacher, work: Workload, prices: Prices)
     """Work in words, and its seconds."""
     layers, keep = teacher.num_layers, params.prune_layers.keep_layers
     healing, judging, scoring = params.distill_student, params.evaluate_student, params.score_layers
-    lighter = len(judging.variants)
+    lighter, control_steps = len(judging.variants), knobs_of("control", healing).steps
     systems = 3 + healing.control + lighter
     depth = (layers + keep * (2 + lighter) + layers * healing.control) / layers  # of the systems, in teachers
     spoken = f", {work.texts} texts spoken by the teacher" if work.texts else ""
@@ -258,7 +257,7 @@ def stage_rows(params: Params, teacher: Teacher, work: Workload, prices: Prices)
         "subset_data": work.recordings_s * prices.encode + work.texts * (prices.speak + prices.hear),
         "score_layers": score_s,
         "prune_layers": prices.open_s,
-        "distill_student": healing.steps * (prices.student_step + prices.control_step),
+        "distill_student": healing.steps * prices.student_step + control_steps * prices.control_step,
         "evaluate_student": speaking + alone + systems * prices.open_s,
         "register_model": 0.0,
     }
@@ -267,7 +266,7 @@ def stage_rows(params: Params, teacher: Teacher, work: Workload, prices: Prices)
         "score_layers": f"{scoring.method}, {scored}",
         "prune_layers": f"{layers} -> at most {keep} layers",
         "distill_student": f"{healing.steps} steps of {healing.tokens_per_step} tokens"
-        + (", and as many of the control" if healing.control else ""),
+        + (f", and {control_steps} of the control" if healing.control else ""),
         "evaluate_student": f"{systems} systems x {sentences} utterances",
         "register_model": "verdict, model card, lineage",
     }

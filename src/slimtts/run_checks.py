@@ -35,7 +35,7 @@ from slimtts.pruning.vocabulary import needed_ids, prompted_ids
 from slimtts.stages.benchmark_set import benchmark_rows
 from slimtts.stages.distill_student import check_cacheable
 from slimtts.stages.sentence_groups import check_groups
-from slimtts.stages.subset_data import first_choice, listed_texts, open_source, unreadable_texts
+from slimtts.stages.subset_data import first_choice, open_source, texts_of_the_teacher, unreadable_texts
 from slimtts.teachers.base import Prompt, Teacher
 from slimtts.teachers.detection import stated_layers
 from slimtts.teachers.loading import load_teacher
@@ -246,7 +246,7 @@ def check_data(params: Params, teacher: Teacher, root: Path) -> None:
     source = open_source(params, teacher, root)
     subset = first_choice(source, teacher, params, unreadable_texts(source, teacher))
     if params.subset_data.speech != "corpus":
-        listed_texts(subset, params, root)
+        texts_of_the_teacher(subset, params, root)
     if any(row.id in source.recordings for row in (*subset.train, *subset.test)):
         samples = round(TRIAL_S * teacher.codec.sample_rate_hz)
         teacher.codec.encode(torch.sin(torch.arange(samples) * 0.1)[None] * 0.1)

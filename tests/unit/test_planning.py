@@ -8,7 +8,7 @@ import yaml
 import slimtts.planning as planning
 from slimtts.cli import main
 from slimtts.params import Params
-from slimtts.planning import Prices, Workload, count_work, disk_bytes, stage_rows
+from slimtts.planning import Prices, Workload, count_work, disk_bytes, stage_rows, what_is_not_known
 from slimtts.results import RunEstimate
 from slimtts.teachers.loading import load_teacher
 from tasks.workspace import compose_params
@@ -41,6 +41,8 @@ def test_each_stage_follows_its_knobs(demo, teacher):
     base = seconds(demo, teacher)
     assert base["distill_student"] == 1 + 200 * 7
     assert seconds(changed(demo, distill_student={"steps": 400}), teacher)["distill_student"] == 1 + 400 * 7
+    shorter = changed(demo, distill_student={"control_steps": 50})
+    assert seconds(shorter, teacher)["distill_student"] == 1 + 200 * 3 + 50 * 4
     wli = changed(demo, score_layers={"method": "wli", "utterances": 10})
     assert seconds(wli, teacher)["score_layers"] == 1 + 13 * 10 * 3
     influence = changed(demo, score_layers={"method": "block_influence", "utterances": 10})
@@ -58,8 +60,26 @@ def test_the_work_is_that_of_the_real_subset(demo, teacher, tmp_path):
     demo_work, full_work = count_work(demo, teacher, tmp_path), count_work(full, teacher, tmp_path)
     assert demo_work.texts == 0, "the demo trains on the recordings"
     assert full_work.texts > 4000, "the subset and 4,000 further texts"
+    further = changed(demo, subset_data={"speech": "further", "extra_texts": 300})
+    assert count_work(further, teacher, tmp_path).texts == 300, "no text of the recordings again"
     assert 1 < full_work.utterance_s < 4
     assert all(row.codes for row in demo_work.trial)
+
+
+def test_the_plan_counts_every_system_and_sentence_and_says_what_it_leaves_out(demo, teacher):
+    base = seconds(demo, teacher)["evaluate_student"]
+    lighter = changed(demo, evaluate_student={"variants": ["int8", "fp8"]})
+    assert seconds(lighter, teacher)["evaluate_student"] > base + 2 * 200 * 2
+    often = changed(demo, evaluate_student={"best_of": 3})
+    assert seconds(often, teacher)["evaluate_student"] > base + 3 * 200 * 4
+    hard = changed(demo, evaluate_student={"hard_sentences": True})
+    assert seconds(hard, teacher)["evaluate_student"] > base + 40 * 4
+    assert what_is_not_known(demo) == ["what MLflow, Prefect and DVC take, and copies to a remote"]
+    many = changed(
+        demo, distill_student={"processes": 2}, score_layers={"method": "wli"}, prune_layers={"max_latency_share": 0.6}
+    )
+    told = "; ".join(what_is_not_known(many))
+    assert "not 2" in told and "settled early" in told and "latency" in told
 
 
 def test_disk_grows_with_the_state_of_the_optimiser(demo, teacher):
@@ -90,6 +110,8 @@ def test_the_table_names_what_is_done():
     found = RunEstimate(
         stages=rows, finished=["prune_layers"], seconds=7200, peak_memory_gb=1, disk_gb=2, free_disk_gb=3, machine="m"
     )
+    assert "not in these times" not in plan_table(found)
+    assert plan_table(found.model_copy(update={"unknown": ["a", "b"]})).endswith("not in these times: a; b")
     lines = plan_table(found).splitlines()
     assert "up to date" in lines[0] and lines[1].split()[1:3] == ["5", "s"]
     assert "2.0 h" in lines[2] and "disk 2.0 GB of 3 GB free" in lines[3]

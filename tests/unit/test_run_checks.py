@@ -45,6 +45,7 @@ MISTAKES = {
     "more test sentences than there are": (["subset_data.test_utterances=99999"], "subset_data.test_utterances"),
     "more selection sentences": (["subset_data.selection_utterances=99999"], "subset_data.selection_utterances"),
     "a budget without a prompt": (["subset_data.max_share=1.0e-6"], "subset_data.max_share"),
+    "nothing further": (["subset_data.speech=further"], "subset_data.speech: observed further with no text beside"),
     "no text list": (
         ["subset_data.speech=teacher", "subset_data.text_list=/nowhere.txt"], "subset_data.text_list /nowhere.txt"
     ),

@@ -47,7 +47,7 @@ from slimtts.workspace import Workspace
 
 # Knobs that leave the training as it is, but for rounding.
 WITHOUT_EFFECT = {
-    "checkpoint_every_steps", "device", "control", "vocabulary", "vocabulary_texts",
+    "checkpoint_every_steps", "device", "control", "control_steps", "vocabulary", "vocabulary_texts",
     "micro_batches", "processes", "parallel", "activation_checkpointing", "compile", "teacher_cache",
 }  # fmt: skip
 
@@ -56,6 +56,12 @@ def fingerprint(params: DistillStudentParams, *parts: str) -> str:
     """Names a training: equal only when parameters, data, teacher and plan are equal."""
     kept = params.model_dump(exclude=WITHOUT_EFFECT)
     return hashlib.sha256(repr((sorted(kept.items()), parts)).encode()).hexdigest()[:16]
+
+
+def knobs_of(name: str, knobs: DistillStudentParams) -> DistillStudentParams:
+    """Those of one training: the control may be shorter than the student's."""
+    shorter = name == "control" and knobs.control_steps is not None
+    return knobs.model_copy(update={"steps": knobs.control_steps}) if shorter else knobs
 
 
 def remove_others(folder: Path) -> None:
@@ -171,7 +177,7 @@ def heal(params: Params, workspace: Workspace, device: torch.device, world: Worl
     sampler = PairSampler(
         teacher, utterances, knobs.tokens_per_step, knobs.seed, guidance, knobs.bistream_share, knobs.packed_row_tokens
     )
-    mark = fingerprint(knobs, data.data_sha256, teacher.weights_sha256, hash_weights(workspace.pruned / "model"))
+    basis = (data.data_sha256, teacher.weights_sha256, hash_weights(workspace.pruned / "model"))
     preset = PRESETS[knobs.preset].changed(knobs.loss)
     kept = kept_rows(knobs, teacher, workspace)
     allow_tf32(device)
@@ -196,16 +202,18 @@ def heal(params: Params, workspace: Workspace, device: torch.device, world: Worl
         for name in ("student", "control") if knobs.control else ("student",):
             model = load_language_model(sources[name])
             set_attention(model.to(device), is_trained=True, knobs=knobs, preset=preset if name == "student" else None)
+            own = knobs_of(name, knobs)
+            mark = fingerprint(own, *basis)
             folder = workspace.checkpoints / name / mark
             if world.leads:
                 remove_others(folder)
             with (
-                progress_bar(total=knobs.steps, desc=f"training {name}", unit="step", disable=not world.leads) as bar,
+                progress_bar(total=own.steps, desc=f"training {name}", unit="step", disable=not world.leads) as bar,
                 accelerated(model, compiled, knobs.activation_checkpointing),
                 accelerated(listener, compiled and name == "student", recomputed=False),
             ):
                 job = TrainingJob(name, model, losses[name], sampler.from_step, folder, mark, rates[name])
-                reports[name] = train(job, knobs, device, lambda step, bar=bar: bar.update(step - bar.n), world)  # type: ignore[misc]
+                reports[name] = train(job, own, device, lambda step, bar=bar: bar.update(step - bar.n), world)  # type: ignore[misc]
             model = gathered(model, lambda name=name: load_language_model(sources[name]), world)  # type: ignore[misc]
             if not out:
                 continue

@@ -152,8 +152,7 @@ def speak(
         InvalidInputError: a bad list of texts, an id without room for the teacher's version, or no usable take.
     """
     knobs = params.subset_data
-    listed, unlisted = listed_texts(subset, params, workspace.root)
-    targets = [*subset.train, *further_texts(subset, knobs.extra_texts), *listed]
+    targets, unlisted = texts_of_the_teacher(subset, params, workspace.root)
     lines = lines_to_speak(targets, subset.train, {row.id: row for row in recorded}, knobs.seed)
     words = WordMeter(params, open_recognizer(params.recogniser))
     folder = progress_folder(workspace.speaking_progress, lines, params, teacher, words.name)
@@ -174,6 +173,26 @@ def speak(
             "raise max_take_wer or teacher_takes, or train on the corpus",
         )
     return spoken, dropped + unlisted
+
+
+def texts_of_the_teacher(subset: Subset, params: Params, root: Path) -> tuple[list[Candidate], Counter[str]]:
+    """What the teacher is to speak, and lines of the text list that it is not to, by reason.
+
+    Raises:
+        InvalidInputError: a bad list of texts, or no text at all.
+    """
+    knobs = params.subset_data
+    listed, unlisted = listed_texts(subset, params, root)
+    same = [] if knobs.speech == "further" else subset.train
+    targets = [*same, *further_texts(subset, knobs.extra_texts), *listed]
+    if not targets:
+        raise InvalidInputError(
+            "subset_data.speech",
+            f"{knobs.speech} with no text beside the recordings",
+            "further texts outside the budget (extra_texts), or a text_list",
+            "raise subset_data.extra_texts, or set subset_data.speech to corpus",
+        )
+    return targets, unlisted
 
 
 def listed_texts(subset: Subset, params: Params, root: Path) -> tuple[list[Candidate], Counter[str]]:

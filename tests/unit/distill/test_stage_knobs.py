@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from slimtts.distill import teacher_cache
 from slimtts.errors import InvalidInputError
 from slimtts.params import load_params
 from slimtts.pruning.surgery import remove_layers
-from slimtts.results import PrunePlan, SubsetReport
+from slimtts.results import DistillReport, PrunePlan, SubsetReport
 from slimtts.stages import distill_student as stage
 from slimtts.testing.tiny import tiny_utterances
 from slimtts.workspace import Workspace
@@ -81,3 +82,24 @@ def test_speed_and_memory_do_not_name_a_training_but_packing_does():
     same = {"activation_checkpointing": True, "compile": "on", "teacher_cache": "x"}
     assert stage.fingerprint(knobs) == stage.fingerprint(knobs.model_copy(update=same))
     assert stage.fingerprint(knobs) != stage.fingerprint(knobs.model_copy(update={"packed_row_tokens": 64}))
+
+
+def test_a_shorter_control_leaves_every_training_its_name(healed, tmp_path):
+    """Progress of a training is known by this name: a version that adds the knob goes on with what is there."""
+    knobs = PARAMS.distill_student
+    shorter = knobs.model_copy(update={"control_steps": 7})
+    names = [stage.fingerprint(one) for one in (knobs, shorter, stage.knobs_of("student", shorter))]
+    assert len({*names, stage.fingerprint(stage.knobs_of("control", knobs))}) == 1
+    assert "control_steps" not in knobs.model_dump(exclude=stage.WITHOUT_EFFECT)
+    assert stage.fingerprint(stage.knobs_of("control", shorter)) not in names
+    losses, weights = healed("whole")
+    assert healed("short", control_steps=2) == (losses, weights), "the student is not touched"
+    assert len((tmp_path / "short" / "student" / "control.jsonl").read_text().splitlines()) == 2
+    report = DistillReport.read(tmp_path / "short" / "student" / "report.json")
+    assert (report.student.steps, report.control.steps) == (SMALL["steps"], 2)
+
+
+def test_a_split_without_an_utterance_is_one_line(healed, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "tiny_utterances", lambda _: [])
+    with pytest.raises(InvalidInputError, match=r"train\.jsonl: observed no utterance; allowed: at least one"):
+        healed("empty")

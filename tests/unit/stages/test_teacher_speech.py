@@ -293,6 +293,16 @@ def test_extra_texts_are_spoken_without_their_recordings_and_cost_no_hours(small
     assert (many.share, many.splits) == (few.share, few.splits)
 
 
+def test_further_speech_is_the_recordings_and_the_teacher_on_other_texts_alone(small, tmp_path):
+    workspace, report = run(tmp_path / "a", speech="further", teacher_takes=4, extra_texts=12)
+    recorded = {row.id for row in read_utterances(run(tmp_path / "b", speech="corpus")[0].data / "train.jsonl")}
+    train = {row.id for row in read_utterances(workspace.data / "train.jsonl")}
+    assert recorded < train and len(train - recorded) == report.teacher_spoken > 0
+    assert not {row.removesuffix("-spoken") for row in train - recorded} & recorded
+    with pytest.raises(InvalidInputError, match="further with no text beside the recordings"):
+        run(tmp_path / "c", speech="further")
+
+
 def test_of_a_small_source_every_text_is_spoken(small, tmp_path):
     _, few = run(tmp_path / "a", extra_texts=12)
     workspace, all_of_them = run(tmp_path / "b", extra_texts=100_000)
