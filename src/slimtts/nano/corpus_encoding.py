@@ -31,6 +31,10 @@ def frame_words(utterance: SpokenUtterance, frames: int, frame_s: float) -> np.n
     return np.minimum(found, len(utterance.word_ends_s) - 1).astype(np.int16)
 
 
+def _ended(text: str) -> str:
+    return text if text.endswith((".", "?", "!")) else text + "."
+
+
 def encode_corpus(corpus: Path, codec: NanoCodec, out: Path, batch_utterances: int = 32) -> None:
     """Encodes every utterance where the codec is; those of equal length share a batch: no code depends on padding."""
     utterances, frame_s = list(read_corpus(corpus)), codec.samples_per_frame / codec.sample_rate_hz
@@ -46,7 +50,7 @@ def encode_corpus(corpus: Path, codec: NanoCodec, out: Path, batch_utterances: i
             rows = codec.encode(torch.from_numpy(audio).to(codec.window.device)).cpu().numpy()
             for i, row in zip(chunk, rows, strict=True):
                 codes[i] = row
-    manifest = [{"id": u.id, "text": u.text + ".", "voice": u.voice, "split": u.split} for u, _ in utterances]
+    manifest = [{"id": u.id, "text": _ended(u.text), "voice": u.voice, "split": u.split} for u, _ in utterances]
     done = [c for c in codes if c is not None]
     frames = [len(c) for c in done]
     spoken = [(u, n) for (u, _), n in zip(utterances, frames, strict=True)]

@@ -19,6 +19,8 @@ class RecipeSizes:
     asr_steps: int = 1_000
     lm_steps: int = 1_000
     frame_stride: int = 4  # of the codec: 4 is 25 codes a second, 2 is 50
+    text_unit: Literal["words", "phones"] = "words"  # phones: the corpus' texts are phones written as text
+    attention_layers: tuple[int, ...] = ()  # of the language model, taught where in the text they are
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def encode(folders: NanoFolders, sizes: RecipeSizes, training: Training) -> None
 
     if not folders.tokens.exists():
         encode_corpus(folders.corpus, NanoCodec.load(folders.codec).to(training.device), folders.tokens)
-    build_tokenizer(folders.tokenizer, NanoCodec.load(folders.codec).num_codes, SEED)
+    build_tokenizer(folders.tokenizer, NanoCodec.load(folders.codec).num_codes, SEED, sizes.text_unit)
 
 
 def asr(folders: NanoFolders, sizes: RecipeSizes, _: Training) -> None:
@@ -57,7 +57,7 @@ def lm(folders: NanoFolders, sizes: RecipeSizes, training: Training) -> None:
     """Trains the language model."""
     from slimtts.nano.lm_training import LmRecipe, train_language_model
 
-    recipe = LmRecipe(sizes.lm_steps, SEED)
+    recipe = LmRecipe(sizes.lm_steps, SEED, attention_layers=tuple(sizes.attention_layers))
     train_language_model(folders.tokens, folders.tokenizer, folders.teacher.parent, recipe, device=training.device)
 
 
@@ -90,7 +90,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("step", choices=list(STEPS))
     parser.add_argument("--work", type=Path, default=Path("build/nano"))
     for name, value in vars(RecipeSizes()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
+        kinds = {int: {"type": int}, str: {"choices": ["words", "phones"]}, tuple: {"type": int, "nargs": "*"}}
+        parser.add_argument(f"--{name.replace('_', '-')}", default=value, **kinds[type(value)])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--codec-start", type=Path)
     options = vars(parser.parse_args(arguments))

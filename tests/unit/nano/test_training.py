@@ -1,6 +1,7 @@
 """The recipe's trainings: their batches, resuming to the bit, 50 codes a second, and no step tied to a CPU."""
 
 import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -29,6 +30,7 @@ from slimtts.nano.lm_batches import IGNORED, LmRecipe, PairBatches
 from slimtts.nano.lm_training import LmWithAuxiliaryHead, teaching_loss, train_language_model
 from slimtts.nano.speech_synthesis import read_corpus
 from slimtts.nano.tokenizer_training import build_tokenizer
+from slimtts.teachers.llasa import prompt_ids, speech_layout
 
 TINY = NanoCodecConfig(
     encoder_channels=16,
@@ -307,3 +309,49 @@ def test_the_recipe_passes_stride_device_and_start(tmp_path, monkeypatch):
     assert (corpus_folder, out) == (tmp_path / "corpus", tmp_path / "codec")
     assert (codec_recipe.steps, codec_recipe.frame_stride, device) == (7, 2, "cpu")
     assert start.config == TINY
+
+
+def test_phones_are_tokens_that_tell_stress_and_word_starts(tmp_path):
+    tokenizer = build_tokenizer(tmp_path / "tokenizer", NUM_CODES, 1, "phones")
+    ids = tokenizer.encode("ðə fˈɑks.", add_special_tokens=False)
+    assert tokenizer.convert_ids_to_tokens(ids) == [" ð", "ə", " f", "ˈɑ", "k", "s", "."]
+    layout = speech_layout(tokenizer, NUM_CODES)
+    pair = prompt_ids(tokenizer, layout, "wˌɪʧ?", "ðə fˈɑks.")
+    alone = prompt_ids(tokenizer, layout, "wˌɪʧ?")
+    where = next(k for k in range(len(pair)) if pair[k : k + len(ids)] == ids)
+    assert pair[:where] + pair[where + len(ids) :] == alone
+    assert tokenizer.unk_token_id not in pair
+    assert tokenizer.encode("x", add_special_tokens=False) == [tokenizer.unk_token_id]
+
+
+def test_a_corpus_of_phones_trains_with_taught_attention(corpus, tmp_path, monkeypatch):
+    spoken = tmp_path / "corpus"
+    spoken.mkdir()
+    texts = {"pau": ",", "aa": "ˈɑ", "t": "t"}
+    for index in corpus.glob("*.jsonl"):
+        shutil.copy(index.with_suffix(".npy"), spoken)
+        rows = [json.loads(line) for line in index.read_text().splitlines()]
+        for row in rows:
+            row["text"] = "".join(texts[p] for p, _ in row["phones"]) + "."
+            row["word_ends_s"] = [end for _, end in row["phones"]] + [1.41]
+        (spoken / index.name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    torch.manual_seed(0)
+    encode_corpus(spoken, NanoCodec(TINY).eval(), tmp_path / "tokens")
+    tokenizer = build_tokenizer(tmp_path / "tokenizer", NUM_CODES, 1, "phones")
+    lm_recipe = LmRecipe(2, 1, tokens_per_step=512, auxiliary_layer=2, attention_layers=(0, 1))
+    batch = next(PairBatches(load_token_corpus(tmp_path / "tokens"), tokenizer, NUM_CODES, lm_recipe).steps(0))
+    keys = batch.keys[0][batch.keys[0] != IGNORED]
+    assert (keys.diff() >= 0).all() and keys.diff().max() <= 2  # on from phone to phone, past a full stop at most
+    monkeypatch.setattr(lm_training, "nano_config", tiny_llama)
+    model = train_language_model(tmp_path / "tokens", tmp_path / "tokenizer", tmp_path / "lm", lm_recipe)
+    assert LlamaForCausalLM.from_pretrained(tmp_path / "lm" / "model").config.num_hidden_layers == 3
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_the_recipe_passes_text_unit_and_attention_layers(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(lm_training, "train_language_model", lambda *arguments, **_: calls.append(arguments))
+    recipe.main(["lm", "--work", str(tmp_path), "--attention-layers", "5", "7", "--lm-steps", "9"])
+    recipe.main(["lm", "--work", str(tmp_path), "--lm-steps", "9"])
+    assert calls[0][3] == LmRecipe(9, 1, attention_layers=(5, 7))
+    assert calls[1][3] == LmRecipe(9, 1)
