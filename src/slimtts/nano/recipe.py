@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from slimtts.errors import InvalidInputError
 from slimtts.nano.layout import CORPUS_SEED, SEED, NanoFolders, RecipeSizes, Training
@@ -90,7 +91,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("step", choices=list(STEPS))
     parser.add_argument("--work", type=Path, default=Path("build/nano"))
     for name, value in vars(RecipeSizes()).items():
-        kinds = {int: {"type": int}, str: {"choices": ["words", "phones"]}, tuple: {"type": int, "nargs": "*"}}
+        kinds: dict[type, dict[str, Any]] = {
+            int: {"type": int},
+            str: {"choices": ["words", "phones"]},
+            tuple: {"type": int, "nargs": "*"},
+        }
         parser.add_argument(f"--{name.replace('_', '-')}", default=value, **kinds[type(value)])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--codec-start", type=Path)
