@@ -61,7 +61,7 @@ class OwnServer(SubprocessASGIServer):
         for _ in range(ATTEMPTS):
             self.port = free_port()
             with tempfile.TemporaryFile("w+") as output:
-                self.server_process = self._launch(self.port, output)
+                self.server_process: subprocess.Popen[Any] | None = self._launch(self.port, output)
                 try:
                     ended = self._wait(timeout_s)
                 except BaseException:

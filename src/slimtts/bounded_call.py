@@ -80,7 +80,8 @@ def _answer(work: Callable[[], Any], writer: int) -> None:
 
 def _read(reader: int) -> bytes | None:
     """All that is written until the end; None when it does not come in time."""
-    parts, deadline = [], time.monotonic() + WALL_S
+    parts: list[bytes] = []
+    deadline = time.monotonic() + WALL_S
     with selectors.DefaultSelector() as selector:
         selector.register(reader, selectors.EVENT_READ)
         while (left := deadline - time.monotonic()) > 0:

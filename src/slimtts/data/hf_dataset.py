@@ -219,7 +219,7 @@ def _arrow_paths(folder: Path) -> list[Path]:
     )
     if not names or not all(isinstance(name, str) for name in names):
         raise InvalidInputError(str(folder / STATE), "no list of Arrow files", "_data_files with a filename each", NEXT)
-    return [audio_path(folder, name, f"{folder / STATE}, file '{name}'") for name in names]
+    return [audio_path(folder, str(name), f"{folder / STATE}, file '{name}'") for name in names]
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def sound_samples(arguments: dict[str, Any], content: bytes) -> tuple[dict[str, 
             flaw = hidden or content_flaw(samples, rate_hz)
             values["flaw"] = vars(flaw) if flaw is not None else None
         mono = samples[:, 0] if sound.channels == 1 else samples.mean(axis=1)
-    return values, memoryview(np.ascontiguousarray(mono)).cast("B")
+    return values, np.ascontiguousarray(mono).data.cast("B")
 
 
 def _file(arguments: dict[str, Any], content: bytes) -> BinaryIO:

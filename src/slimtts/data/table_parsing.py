@@ -90,7 +90,7 @@ def cell_samples(arguments: dict[str, Any], _: bytes) -> tuple[dict[str, Any], B
     rate_hz = audio["sampling_rate"].as_py()
     flaw = content_flaw(samples[:, None], rate_hz)
     header = {"sample_rate_hz": rate_hz, "channels": 1, "frames": len(samples)}
-    return {**header, "flaw": vars(flaw) if flaw is not None else None}, memoryview(samples).cast("B")
+    return {**header, "flaw": vars(flaw) if flaw is not None else None}, samples.data.cast("B")
 
 
 def cell_sha256(arguments: dict[str, Any], _: bytes) -> tuple[dict[str, Any], Buffer]:
@@ -100,7 +100,7 @@ def cell_sha256(arguments: dict[str, Any], _: bytes) -> tuple[dict[str, Any], Bu
         return {"sha256": hashlib.sha256(audio["bytes"].as_buffer()).hexdigest()}, b""
     samples = _array_of(arguments)
     digest = hashlib.sha256(f"{samples.dtype} {audio['sampling_rate'].as_py()}".encode())
-    digest.update(np.ascontiguousarray(samples))
+    digest.update(np.ascontiguousarray(samples).data)
     return {"sha256": digest.hexdigest()}, b""
 
 
