@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from slimtts.errors import InvalidInputError
+from slimtts.model_files import check_archive, check_inside
 
 # Position in a frame -> level, and which of the level's codes of that frame.
 POSITIONS = ((0, 0), (1, 0), (2, 0), (2, 1), (1, 1), (2, 2), (2, 3))
@@ -91,6 +92,7 @@ class SnacCodec:
         weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
         if weights is None:
             raise InvalidInputError(f"codec {folder}", f"none of {', '.join(WEIGHTS)}", allowed, next_step)
+        check_archive(check_inside(folder, weights))
         try:
             config = json.loads((folder / "config.json").read_text())
             shape = (config.get("vq_strides"), config.get("codebook_size"))

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 
 from slimtts.errors import InvalidInputError
+from slimtts.model_weights import check_weights
 
 
 class Xcodec2Codec:
@@ -51,6 +52,10 @@ class Xcodec2Codec:
         import transformers
 
         allowed, next_step = f"a complete safetensors checkpoint of {cls.model_name}", "fetch the codec again"
+        try:
+            check_weights(folder)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"codec {folder}", error.observed, allowed, next_step) from None
         try:
             model, info = getattr(transformers, cls.model_name).from_pretrained(
                 folder, dtype="float32", use_safetensors=True, output_loading_info=True, local_files_only=True

@@ -17,6 +17,7 @@ from slimtts.distill.training import pick_device
 from slimtts.evaluation.statistics import bootstrap_mean
 from slimtts.evaluation.word_errors import WordErrors
 from slimtts.evaluation.word_meter import WordCounter, WordMeter, name_of_recognizer, open_recognizer
+from slimtts.model_files import hash_model
 from slimtts.params import Params
 from slimtts.plots.importance import plot_scores
 from slimtts.progress import doing, progress_bar
@@ -164,7 +165,7 @@ def measure_layers(params: Params, workspace: Workspace) -> LayerScores:
     data = SubsetReport.read(workspace.data / "report.json")
     tasks = speaking_tasks(workspace, "selection", knobs.utterances)
     listener = (params.teacher.language, name_of_recognizer(params.recogniser)) if knobs.method == "wli" else ()
-    marks = (knobs, params.decoding, params.recogniser, listener, data.data_sha256, teacher.weights_sha256)
+    marks = (knobs, params.decoding, params.recogniser, listener, data.data_sha256, hash_model(teacher.folder))
     progress = progress_of(workspace.scoring_progress, CODE, *marks)
     reference, best_sets, stop = None, {}, EarlyStop(params, teacher.num_layers, len(tasks))
     tied_sets: dict[int, list[list[int]]] = {}

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from slimtts.data.manifest import read_split
+from slimtts.model_files import hash_model
 from slimtts.params import Params
 from slimtts.quantization.folders import write_variant
 from slimtts.quantization.sparsity import input_norms
@@ -16,7 +17,6 @@ from slimtts.shared_work import make_items
 from slimtts.stages.prune_layers import calibration_tasks
 from slimtts.stages.score_layers import forced_batches
 from slimtts.teachers.base import Teacher
-from slimtts.teachers.checkpoint import hash_weights
 from slimtts.teachers.loading import load_beside
 from slimtts.workspace import Workspace
 
@@ -29,7 +29,7 @@ def variant_folders(params: Params, workspace: Workspace, teacher: Teacher, prog
     if not names:
         return {}
     student = workspace.student / "student"
-    mark = hash_weights(student)[:16]
+    mark = hash_model(student)[:16]
     folders = {name: progress / f"model-{name}-{mark}" for name in names}
     makers = {folders[name].name: partial(make_variant, teacher, student, workspace.data, name) for name in names}
     make_items(progress, makers)

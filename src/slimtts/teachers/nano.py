@@ -12,8 +12,13 @@ from transformers import PreTrainedTokenizerBase
 
 from slimtts.codec.base import SpeechCodec
 from slimtts.codec.nano_codec import NanoCodec
+from slimtts.errors import InvalidInputError
+from slimtts.model_files import check_inside, read_object
+from slimtts.model_weights import check_weights
 from slimtts.teachers import llasa
 from slimtts.teachers.base import Family, Prompt, SpeechTokenLayout
+
+MOST_CODEC_SIZE = 48_000  # of any number in the codec's configuration: its rate is the greatest
 
 
 def bundle_folder() -> Path:
@@ -40,7 +45,18 @@ class NanoFamily(Family):
 
     def load_codec(self, source: str) -> SpeechCodec:
         """The bundled codec, or a folder of the same kind."""
-        return NanoCodec.load(Path(source) if source else bundle_folder() / "codec")
+        folder = Path(source) if source else bundle_folder() / "codec"
+        allowed = "a folder with config.json and model.safetensors of nano's codec"
+        try:
+            tensors = check_weights(folder)
+            sizes = read_object(check_inside(folder, folder / "config.json"))
+        except InvalidInputError as error:
+            raise InvalidInputError(f"teacher.codec {folder}", error.observed, allowed, "correct the path") from None
+        for key, value in sizes.items():
+            most = len(tensors) if key.endswith("_blocks") else MOST_CODEC_SIZE
+            if isinstance(value, int) and not 0 < value <= most:
+                raise InvalidInputError(f"teacher.codec {folder}", f"{key} = {value}", f"1 to {most}", "copy it again")
+        return NanoCodec.load(folder)
 
     def layout(self, tokenizer: PreTrainedTokenizerBase, codec: SpeechCodec) -> SpeechTokenLayout:
         """Where speech lives in the vocabulary."""
