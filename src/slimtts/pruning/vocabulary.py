@@ -19,6 +19,7 @@ from typing import Any
 from tokenizers import pre_tokenizers
 from transformers import PreTrainedTokenizerBase
 
+from slimtts.data.markup import MARKS
 from slimtts.errors import InvalidInputError
 from slimtts.pruning.surgery import built_from
 from slimtts.teachers.base import Prompt, Teacher
@@ -66,9 +67,13 @@ def pieces(token: str, rank: dict[tuple[str, str], int]) -> set[str]:
 
 
 def prompted_ids(teacher: Teacher, asked: Iterable[tuple[str, Prompt]]) -> set[int]:
-    """Every id in the prompts of some texts, alone and after their prompt: what stands before a text changes it."""
+    """Every id in the prompts of some texts, alone and after their prompt: what stands before a text changes it.
+
+    The family's marks are among the texts: spelled out, a laugh that no text of the run held would be read aloud.
+    """
     ids = set(teacher.textless_prompt_ids(Prompt()))
-    for text, prompt in asked:
+    marks = [(f"{mark} a {mark}", Prompt()) for mark in MARKS.get(teacher.family.name, ())]
+    for text, prompt in [*asked, *marks]:
         ids.update(teacher.prompt_ids(text, Prompt()), teacher.prompt_ids(text, prompt))
     return ids
 

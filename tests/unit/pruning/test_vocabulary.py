@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from slimtts.data.manifest import write_utterances
+from slimtts.data.markup import MARKS
 from slimtts.decoding.generation import generate, spoken_bias, spoken_head
 from slimtts.errors import InvalidInputError
 from slimtts.params import DecodingParams, load_params
@@ -115,6 +116,13 @@ def test_texts_of_the_run_keep_their_tokens_and_speech_its_logits(published):
     ours = generate(student.model, student.layout, [student.prompt_ids(*a) for a in asked(TEXTS)], GREEDY)
     theirs = generate(published.model, published.layout, [published.prompt_ids(*a) for a in asked(TEXTS)], GREEDY)
     assert ours == theirs and any(made.codes for made in ours)
+
+
+def test_marks_of_the_family_are_read_as_before_though_no_text_held_one(published):
+    student, _ = trimmed(published)
+    for mark in MARKS.get(published.family.name, ()):
+        for text in (mark, f"a {mark} a"):
+            assert tokens(student, text, Prompt()) == tokens(published, text, Prompt())
 
 
 def test_any_other_text_is_spelled_and_read_back(published):
