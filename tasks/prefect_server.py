@@ -36,6 +36,8 @@ POLL_S, ANSWER_S = 0.1, 5.0
 class OwnServer(SubprocessASGIServer):
     """Prefect's own client takes it for the one that it would have started."""
 
+    server_process: subprocess.Popen[Any] | None
+
     def start(self, timeout: int | None = None) -> None:
         """Starts it and waits until it answers; nothing when it runs.
 
