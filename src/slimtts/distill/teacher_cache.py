@@ -28,7 +28,7 @@ from slimtts.distill.packing import place_of_tokens
 from slimtts.errors import InvalidInputError
 from slimtts.storage import atomic_path
 
-MADE_BY, CONTENT = "made_by", "content_sha256"
+MADE_BY, CONTENT, HEADER = "made_by", "content_sha256", "made_by_sha256"
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,22 @@ def content_sha256(rows: Mapping[str, torch.Tensor]) -> str:
         digest.update(f"{name} {tuple(rows[name].shape)}".encode())
         digest.update(rows[name].contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _header_sha256(made_by: str) -> str:
+    return hashlib.sha256(made_by.encode()).hexdigest()
+
+
+def _is_as_written(shard: Path) -> bool:
+    """Rows and header are those of their hashes; shards of earlier versions have none of the header."""
+    try:
+        with safe_open(shard, "pt") as opened:
+            header = opened.metadata() or {}
+        made_by = header.get(MADE_BY, "")
+        is_right = header.get(HEADER, _header_sha256(made_by)) == _header_sha256(made_by)
+        return is_right and content_sha256(load_file(shard)) == header.get(CONTENT)
+    except (SafetensorError, OSError):
+        return False
 
 
 class TeacherCache:
@@ -116,7 +132,8 @@ class TeacherCache:
         heard = {keys[row]: piece.contiguous() for row, piece in zip(missing, pieces, strict=True)}
         name = hashlib.sha256("".join(sorted(heard)).encode()).hexdigest()[:32]
         shard = self.folder / f"{name}.safetensors"
-        header = {MADE_BY: self.identity.text(), CONTENT: content_sha256(heard)}
+        made_by = self.identity.text()
+        header = {MADE_BY: made_by, CONTENT: content_sha256(heard), HEADER: _header_sha256(made_by)}
         with atomic_path(shard) as temporary:
             save_file(heard, temporary, metadata=header)
         self._verified.add(shard)
@@ -131,6 +148,9 @@ class TeacherCache:
             self._drop(shard)
             return
         if header.get(MADE_BY) != self.identity.text():
+            if header.keys() & {MADE_BY, CONTENT, HEADER} and not _is_as_written(shard):
+                self._drop(shard)  # one of ours, damaged; a stranger's file is not ours to remove
+                return
             raise InvalidInputError(
                 f"distill_student.teacher_cache, {shard.name}",
                 header.get(MADE_BY, "a file without a header of ours"),
@@ -156,9 +176,7 @@ class TeacherCache:
 
     def _verify(self, shard: Path) -> None:
         """Once a process; raises SafetensorError where the content is not what was written."""
-        with safe_open(shard, "pt") as opened:
-            expected = (opened.metadata() or {}).get(CONTENT)
-        if content_sha256(load_file(shard)) != expected:
+        if not _is_as_written(shard):
             raise SafetensorError(f"{shard} holds other bytes than were written")
         self._verified.add(shard)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from slimtts.distill.batches import PairSampler, rows_of
 from slimtts.distill.healing import PRESETS, HealingLoss
@@ -123,7 +123,19 @@ def flipped(content):
     return content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
 
 
-@pytest.mark.parametrize("damage", [flipped, lambda c: c[: len(c) // 2], lambda c: b""], ids=["bit", "half", "empty"])
+def other_teacher(content):
+    """One letter of the teacher's hash in the header."""
+    place = content.index(b"aaaa")
+    return content[:place] + b"b" + content[place + 1 :]
+
+
+DAMAGE = {
+    "bit": flipped, "half": lambda c: c[: len(c) // 2], "empty": lambda c: b"", "header": other_teacher,
+    "no name": lambda c: c.replace(b'"made_by"', b'"made_bx"'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_shard_is_noticed_and_made_again(teacher, tmp_path, damage, capsys):
     steps = batches(teacher, 2)
     first = Listener(teacher, tmp_path)
@@ -145,6 +157,13 @@ def test_the_folder_of_another_teacher_is_refused_in_one_line(teacher, tmp_path)
     result(Listener(teacher, tmp_path).loss, teacher, batches(teacher, 1)[0])
     with pytest.raises(InvalidInputError, match=r"teacher_cache, .*safetensors: observed .*aaaa.*; allowed: .*bbbb"):
         TeacherCache(tmp_path, identity("b"))
+
+
+def test_the_file_of_a_stranger_is_refused_and_stays(teacher, tmp_path):
+    save_file({"weight": torch.zeros(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(InvalidInputError, match="a file without a header of ours"):
+        TeacherCache(tmp_path, identity())
+    assert (tmp_path / "model.safetensors").is_file()
 
 
 def test_states_beyond_fp16_are_refused(teacher, tmp_path):
