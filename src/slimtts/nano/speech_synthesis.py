@@ -1,7 +1,8 @@
 """Makes the training speech: sentences of the grammar, spoken by flite, trimmed and packed into shards.
 
 The audio is exact to the phone: flite prints the end of every phone, so each utterance starts 80 ms before its
-first phone and each word's end is known. Shards are written once and kept, so an interrupted run goes on.
+first phone and each word's end is known. Shards are written once and kept with their hashes, so an interrupted run goes
+on, and a shard that is not what was written is spoken again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import soundfile
 
 from slimtts.errors import MissingToolError
 from slimtts.nano.grammar import sample_sentence, split_of
-from slimtts.storage import atomic_path
+from slimtts.storage import atomic_path, changed_file, files_sha256, read_hashes
 
 SAMPLE_RATE_HZ = 16_000
 VOICES = ("slt", "rms", "awb")
@@ -108,7 +109,28 @@ def _write_shard(folder: Path, index: int, seed: int) -> None:
         np.save(file, np.concatenate(clips))
     with atomic_path(folder / f"shard-{index:04d}.jsonl") as tmp:
         tmp.write_text("".join(json.dumps(asdict(u)) + "\n" for u in utterances))
+    with atomic_path(_hashes_of(folder, index)) as tmp:
+        names = [f"shard-{index:04d}{kind}" for kind in (".npy", ".jsonl")]
+        tmp.write_text(json.dumps({name: files_sha256([folder / name]) for name in names}))
     print(f"shard {index}: {len(utterances)} utterances, {dropped} dropped (phones do not match words)", flush=True)
+
+
+def _hashes_of(folder: Path, index: int) -> Path:
+    return folder / ".hashes" / f"shard-{index:04d}.json"
+
+
+def _is_there(folder: Path, index: int) -> bool:
+    """Both files of a shard as they were written; without hashes, of an earlier version or a kill, with a line."""
+    files = [folder / f"shard-{index:04d}{kind}" for kind in (".npy", ".jsonl")]
+    if not all(file.is_file() for file in files):
+        return False
+    hashes = read_hashes(_hashes_of(folder, index))
+    changed = changed_file(folder, hashes) if hashes else None
+    if hashes is None:
+        print(f"shard {index}: without hashes, its content is not verified", flush=True)
+    if changed:
+        print(f"shard {index}: {changed} is not what was written, the shard is spoken again", flush=True)
+    return changed is None
 
 
 def make_corpus(folder: Path, num_utterances: int, seed: int, workers: int = 2) -> None:
@@ -116,7 +138,7 @@ def make_corpus(folder: Path, num_utterances: int, seed: int, workers: int = 2) 
     require_flite()
     folder.mkdir(parents=True, exist_ok=True)
     num_shards = -(-num_utterances // UTTERANCES_PER_SHARD)
-    missing = [i for i in range(num_shards) if not (folder / f"shard-{i:04d}.jsonl").exists()]
+    missing = [index for index in range(num_shards) if not _is_there(folder, index)]
     with ThreadPoolExecutor(workers) as pool:
         for _ in pool.map(lambda i: _write_shard(folder, i, seed), missing):
             pass
