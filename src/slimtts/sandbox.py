@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 Buffer = bytes | bytearray | memoryview
-MEMORY_LIMIT_BYTES = 1 << 30
+MEMORY_LIMIT_BYTES = 896 << 20  # of data: with the code of pyarrow below 1 GiB
 TIME_LIMIT_S = 60.0
 MAX_JSON_BYTES, MAX_CONTENT_BYTES = 32 << 20, 256 << 20
 _FRAME = struct.Struct("<QQ")  # bytes of JSON, bytes beside it
@@ -125,9 +125,9 @@ class Sandbox:
 
 
 @cache
-def shared_sandbox(module: str, memory_limit_bytes: int = MEMORY_LIMIT_BYTES) -> Sandbox:
+def shared_sandbox(module: str) -> Sandbox:
     """This process's one child for the parsers of a module: to start it costs as much as some hundred calls."""
-    return Sandbox(module, memory_limit_bytes)
+    return Sandbox(module)
 
 
 def _end(process: subprocess.Popen[bytes], owner: int) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from slimtts.data.manifest import AudioEntry, audio_entry, audio_path
-from slimtts.data.parquet_manifest import MEMORY_LIMIT_BYTES, PARSERS
+from slimtts.data.parquet_manifest import PARSERS
 from slimtts.data.sound_files import (
     MAX_CHANNELS,
     MAX_SAMPLES,
@@ -54,7 +54,7 @@ class ArrowFiles:
         Raises:
             Refusal: the bytes are bad.
         """
-        return shared_sandbox(PARSERS, MEMORY_LIMIT_BYTES).call(function, {"files": self._files, **arguments})
+        return shared_sandbox(PARSERS).call(function, {"files": self._files, **arguments})
 
     def table(self, function: str, **arguments: Any) -> Answer:
         """As `ask`, where a refusal stops everything.

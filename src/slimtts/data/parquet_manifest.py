@@ -14,7 +14,6 @@ from slimtts.sandbox import Answer, Refusal, shared_sandbox
 REQUIRED = ("id", "text", "voice")
 NEXT = "write it again"
 PARSERS = "slimtts.data.table_parsing"
-MEMORY_LIMIT_BYTES = 2 << 30  # for the columns of one group of rows; mapped files do not count
 
 
 def read_parquet_manifest(path: Path, num_codes: int) -> list[AudioEntry]:
@@ -36,7 +35,7 @@ def _entries(path: Path, num_codes: int) -> Iterator[AudioEntry]:
     def answer(start: int, with_rows: bool) -> Answer:
         arguments = {"path": str(path.absolute()), "start": start, "with_rows": with_rows}
         try:
-            return shared_sandbox(PARSERS, MEMORY_LIMIT_BYTES).call("parquet_rows", arguments)
+            return shared_sandbox(PARSERS).call("parquet_rows", arguments)
         except Refusal as refusal:
             raise InvalidInputError(str(path), refusal.observed, "a complete Parquet file", NEXT) from None
 

@@ -90,7 +90,7 @@ def cell_samples(arguments: dict[str, Any], _: bytes) -> tuple[dict[str, Any], B
     rate_hz = audio["sampling_rate"].as_py()
     flaw = content_flaw(samples[:, None], rate_hz)
     header = {"sample_rate_hz": rate_hz, "channels": 1, "frames": len(samples)}
-    return {**header, "flaw": vars(flaw) if flaw is not None else None}, samples.data.cast("B")
+    return {**header, "flaw": vars(flaw) if flaw is not None else None}, np.ascontiguousarray(samples).data.cast("B")
 
 
 def cell_sha256(arguments: dict[str, Any], _: bytes) -> tuple[dict[str, Any], Buffer]:

@@ -37,17 +37,25 @@ class TokenCorpus:
 
 
 def load_token_corpus(folder: Path) -> TokenCorpus:
-    """Reads such a folder."""
+    """Reads such a folder.
+
+    Raises:
+        InvalidInputError: a file is missing, or unpacks to far more than it is.
+        ValueError: arrays that are no rows of whole numbers, or lines that are no JSON.
+    """
     packed = _arrays(folder / "codes.npz")
     manifest = folder / "manifest.jsonl.gz"
     if not manifest.exists():
         manifest = folder / "manifest.jsonl"
     rows = [parse_json(line) for _, line in numbered_lines(manifest, str(manifest), "the rows of a corpus", NEXT)]
+    codes, offsets = packed["codes"], packed["offsets"]
+    if {codes.dtype.kind, offsets.dtype.kind} - set("iu") or codes.ndim != 1 or offsets.ndim != 1:
+        raise ValueError(f"codes of {codes.dtype} {codes.shape}, offsets of {offsets.dtype} {offsets.shape}")
     phones, words = np.zeros((0, 2), dtype=np.int16), np.zeros(0, dtype=np.int16)
     if (folder / "alignment.npz").exists():
         alignment = _arrays(folder / "alignment.npz")
         phones, words = alignment["phones"], alignment["words"]
-    return TokenCorpus(rows, packed["codes"].astype(np.int64), packed["offsets"], phones, words)
+    return TokenCorpus(rows, codes.astype(np.int64), offsets, phones, words)
 
 
 def _arrays(path: Path) -> Mapping[str, np.ndarray]:

@@ -233,6 +233,15 @@ def test_offsets_that_do_not_part_the_codes_are_refused(tmp_path: Path, facts, o
     assert "offsets" in one_line(error.value)
 
 
+@pytest.mark.parametrize("codes", [np.array(["1"] * 30), np.zeros(30), np.zeros((5, 6), int), np.zeros(30, bool)])
+def test_codes_of_another_type_are_refused(tmp_path: Path, facts, one_line, codes: np.ndarray) -> None:
+    np.savez(tmp_path / "codes.npz", codes=codes, offsets=np.array([0, 30]))
+    (tmp_path / "manifest.jsonl").write_text(json.dumps({"id": "u", "text": "a word", "voice": "x"}))
+    with pytest.raises(InvalidInputError) as error:
+        token_corpus_source(tmp_path, facts)
+    assert "codes of" in one_line(error.value)
+
+
 def test_a_corpus_that_unpacks_without_end_is_refused(tmp_path: Path, facts, one_line) -> None:
     np.savez_compressed(tmp_path / "codes.npz", codes=np.zeros(60_000_000, np.int16), offsets=np.array([0, 60_000_000]))
     (tmp_path / "manifest.jsonl").write_text(json.dumps({"id": "u", "text": "a word", "voice": "x"}))
