@@ -138,8 +138,9 @@ def shipped_with(line: str, instead: str) -> str:
 def test_words_are_words(tmp_path: Path, quoted: bool) -> None:
     """`no` is Norwegian; DVC reads the same file as YAML 1.2."""
     path = tmp_path / "params.yaml"
-    path.write_text(shipped_with("language: en", "language: 'no'" if quoted else "language: no"))
-    assert load_params(path).evaluate_student.language == "no"
+    text = shipped_with("language: en", "language: 'no'" if quoted else "language: no")
+    path.write_text(text.replace("model: bundled", "model: large-v3"))  # which knows Norwegian
+    assert load_params(path).judged_language == "no"
 
 
 @pytest.mark.parametrize(
@@ -213,7 +214,9 @@ def test_the_english_normaliser_is_for_english(values: dict[str, Any]) -> None:
     values["recogniser"]["normalizer"] = "whisper_en"
     assert parse_params(values, "params.yaml").recogniser.normalizer == "whisper_en"
     values["teacher"]["language"] = values["evaluate_student"]["language"] = "de"
-    assert "recogniser.normalizer: observed whisper_en for language de" in refusal(values)
+    values["recogniser"]["model"] = "large-v3"
+    with pytest.raises(InvalidInputError, match=r"recogniser\.normalizer: observed whisper_en for language de"):
+        parse_params(values, "params.yaml")
 
 
 def changed(values: dict[str, Any], **sections: dict[str, Any]) -> dict[str, Any]:
