@@ -214,10 +214,10 @@ def _recording(
 def _arrow_paths(folder: Path) -> list[Path]:
     """The files that a dataset's state names, all below its folder."""
     parts = _json(folder / STATE).get("_data_files")
-    names = (
-        [part.get("filename") if isinstance(part, dict) else None for part in parts] if isinstance(parts, list) else []
-    )
-    if not names or not all(isinstance(name, str) for name in names):
+    entries = parts if isinstance(parts, list) else []
+    named = [entry.get("filename") for entry in entries if isinstance(entry, dict)]
+    names = [name for name in named if isinstance(name, str)]
+    if not names or len(names) < len(entries):
         raise InvalidInputError(str(folder / STATE), "no list of Arrow files", "_data_files with a filename each", NEXT)
     return [audio_path(folder, str(name), f"{folder / STATE}, file '{name}'") for name in names]
 
