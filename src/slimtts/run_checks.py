@@ -53,6 +53,7 @@ def check_run(params: Params, root: Path, finished: Collection[str] = ()) -> Non
         InvalidInputError: the line that the run itself would end with.
         MissingToolError: a package that it needs is not installed.
     """
+    root = root.absolute()  # before the place changes
     with at_workspace(params, root) as own:
         check_folder(root)
         check_storage(own.storage)

@@ -4,6 +4,7 @@ import importlib
 import pickle
 import shutil
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 import torch
@@ -211,6 +212,19 @@ def test_relative_paths_start_at_the_workspace_wherever_one_stands(tmp_path, mon
     (tmp_path / "run" / "own").rmdir()
     with pytest.raises(InvalidInputError, match=r"recogniser\.model: observed own"):
         check_run(params, tmp_path / "run")
+
+
+def test_a_relative_workspace_is_found_from_where_one_stands(tmp_path, monkeypatch):
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "bad.jsonl").write_text("{\n")
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path)
+    settings = ["evaluate_student.benchmark=manifest", "evaluate_student.benchmark_source=../lists/bad.jsonl"]
+    with pytest.raises(InvalidInputError, match=r"lists/bad\.jsonl|bad\.jsonl line"):
+        check_run(compose_params("demo", settings), Path("run"), finished=STAGES[:4])
+    with pytest.raises(InvalidInputError, match=r"run/lists/bad\.jsonl: observed no such file"):
+        gone = [settings[0], "evaluate_student.benchmark_source=lists/bad.jsonl"]
+        check_run(compose_params("demo", gone), Path("run"), finished=STAGES[:4])
 
 
 def test_the_stages_refuse_with_the_line_of_the_plan(tmp_path):
