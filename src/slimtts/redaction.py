@@ -45,7 +45,8 @@ def without_login(address: str) -> str:
 
 def _secrets() -> Iterator[str]:
     """Every secret of the environment in the forms in which it travels."""
-    for name, value in os.environ.items():
+    for name in list(os.environ):
+        value = os.environ.get(name, "")  # another thread may take it away meanwhile
         words = list(_login_of(value))
         if SECRET_NAMES.search(name) and "://" not in value and not (value[:1] == "/" and Path(value).exists()):
             words += [value, *value.split(":", 1)[1:]]  # of user:password the password too

@@ -2,6 +2,7 @@
 
 import base64
 import logging
+import os
 import subprocess
 import sys
 
@@ -139,3 +140,20 @@ def test_an_uncaught_traceback_tells_none():
     assert done.returncode == 1
     assert "RuntimeError: *** at http://***@h" in done.stderr
     assert "letter-box" not in done.stderr and "pw12345" not in done.stderr
+
+
+def test_a_variable_that_goes_away_meanwhile_is_no_error(monkeypatch):
+    """Libraries set and remove variables in threads of their own."""
+    monkeypatch.setenv("SLIMTTS_SHORT_LIVED", "value")
+
+    class Vanishing(dict):
+        def get(self, name, default=None):
+            return default if name == "SLIMTTS_SHORT_LIVED" else super().get(name, default)
+
+        def __getitem__(self, name):
+            if name == "SLIMTTS_SHORT_LIVED":
+                raise KeyError(name)
+            return super().__getitem__(name)
+
+    monkeypatch.setattr("slimtts.redaction.os.environ", Vanishing(os.environ))
+    assert redacted(f"Bearer {KEY}!") == "Bearer ***!"
