@@ -33,6 +33,7 @@ from slimtts.distill.healing import PRESETS, HealingLoss
 from slimtts.distill.training import CLIP_NORM, make_optimizers, mixed_precision, pick_device
 from slimtts.params import DecodingParams
 from slimtts.pruning.surgery import remove_layers
+from slimtts.quantization.placement import place
 from slimtts.stages.evaluate_student import describe_machine
 from slimtts.teachers.base import SpeechTokenLayout
 from slimtts.teachers.checkpoint import load_language_model
@@ -173,7 +174,7 @@ def go_through(size: Size, device: torch.device) -> Ledger:
         with ledger.part("save"):
             student.save_pretrained(folder)
         with ledger.part("open strictly, logits of both"), torch.inference_mode():
-            again = load_language_model(Path(folder)).to(device, torch.bfloat16)
+            again = place(load_language_model(Path(folder)), device, torch.bfloat16)
             same = torch.equal(again(input_ids=prompt).logits, student(input_ids=prompt).logits)
             del again
     ledger.expect("logits after saving are the same bits", same, True)

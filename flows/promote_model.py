@@ -20,6 +20,7 @@ from tasks.approval import ask
 from tasks.command_line import run_command
 from tasks.evidence import Evidence, model_version
 from tasks.promotion import Promotions, Request
+from tasks.service_checks import check_tracking
 from tasks.tracking import mlflow_client, tracking_uri
 from tasks.workspace import CHECKOUT, compose_params
 
@@ -87,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """Before a server starts for nothing."""
+    check_tracking(options.runs)
     named = [f"register_model.model_name={options.model}"] if options.model else []
     gate = compose_params("full", [*options.overrides, *named]).register_model
     model_version(mlflow_client(tracking_uri(options.runs)), gate.model_name, options.version)

@@ -17,6 +17,7 @@ from slimtts.console import exit_code_of
 from slimtts.promotion_history import event_line
 from tasks.command_line import run_command
 from tasks.promotion import Promotions, Request
+from tasks.service_checks import check_tracking
 from tasks.tracking import mlflow_client, tracking_uri
 from tasks.workspace import CHECKOUT, compose_params
 
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """Before a server starts for nothing."""
+    check_tracking(options.runs)
     _promotions(options.model, options.runs).check_roll_back(options.to)
 
 

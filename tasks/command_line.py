@@ -51,10 +51,10 @@ def run_command(
     interruption = _Interruption()
     began = datetime.now(UTC)
     try:
+        check()
         if runs is not None:
             check_folder(runs)
             check_tracking(runs)
-        check()
         if needs_server:
             start_server()
         return work()

@@ -33,9 +33,9 @@ MISTAKES = {
     "a list without its benchmark": (["evaluate_student.benchmark_source=x.jsonl"], "observed 'x.jsonl' for benchmark"),
     "a list that is not there": (
         ["evaluate_student.benchmark=seed-tts-eval", "evaluate_student.benchmark_source=/nowhere/meta.lst"],
-        "/nowhere/meta.lst: observed No such file or directory",
+        "/nowhere/meta.lst: observed no such file",
     ),
-    "a judge of English for German": (["evaluate_student.language=de"], "evaluate_student.language: observed de with"),
+    "a judge of English for German": (["evaluate_student.language=de"], "language: observed de for benchmark"),
     "hard sentences of German": (
         ["evaluate_student.language=de", "evaluate_student.hard_sentences=true"], "evaluate_student."
     ),
@@ -46,7 +46,9 @@ MISTAKES = {
     "more test sentences than there are": (["subset_data.test_utterances=99999"], "subset_data.test_utterances"),
     "more selection sentences": (["subset_data.selection_utterances=99999"], "subset_data.selection_utterances"),
     "a budget without a prompt": (["subset_data.max_share=1.0e-6"], "subset_data.max_share"),
-    "nothing further": (["subset_data.speech=further"], "subset_data.speech: observed further with no text beside"),
+    "nothing further": (
+        ["subset_data.speech=further", "subset_data.extra_texts=0"], "speech: observed further with no text beside"
+    ),
     "no text list": (
         ["subset_data.speech=teacher", "subset_data.text_list=/nowhere.txt"], "subset_data.text_list /nowhere.txt"
     ),
@@ -70,7 +72,7 @@ MISTAKES = {
     "a bundled teacher of another family": (["teacher.family=orpheus"], "observed 'bundled' for family orpheus"),
     "no codec": (["teacher.codec=/nowhere"], "teacher.codec /nowhere: observed"),
     "a remote without keys": (["storage.dvc_remote=s3://bucket/x"], "s3://bucket/x: observed no keys for it"),
-    "an address without a scheme": (["storage.s3_endpoint=minio:9000"], "storage.s3_endpoint: observed 'minio:9000'"),
+    "an address without a scheme": (["storage.s3_endpoint=minio:9000"], "observed storage.s3_endpoint = 'minio:9000'"),
 }  # fmt: skip
 
 
@@ -99,7 +101,7 @@ def test_the_shipped_profiles_may_start(tmp_path):
 DOORS = {
     "a depth that the teacher has not": "prune_layers.keep_layers: observed 13; allowed: 1..12; "
     "next: correct the budget in params.yaml",
-    "a judge of English for German": None,
+    "no such recogniser": None,
 }
 
 

@@ -58,9 +58,9 @@ def test_a_password_in_the_address_of_mlflow_is_not_told(question, tmp_path):
     }  # fmt: skip
     command = [sys.executable, "-m", "tasks.versions", *question, "--runs", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert PASSWORD not in done.stdout + done.stderr
-    assert done.stderr.splitlines()[-1].startswith("slimtts: mlflow: observed ")
+    assert done.stderr.splitlines()[-1].startswith("slimtts: MLFLOW_TRACKING_URI: observed ")
     assert "Traceback" not in done.stderr
 
 

@@ -55,10 +55,12 @@ def built_from(model: Any, config: Any, state: Mapping[str, torch.Tensor]) -> An
     with torch.random.fork_rng(devices=[]), no_init_weights():  # random weights would only be overwritten
         built = type(model)(config)
     built.tie_weights()
+    frequencies = {name: module.inv_freq for name, module in built.named_modules() if hasattr(module, "inv_freq")}
     built.to(dtype=model.dtype, device=model.device)
-    for name, module in built.named_modules():
-        if hasattr(module, "inv_freq"):  # `to` has rounded it; in bf16 an angle at position 1,000 is wrong by 0.44 rad
-            module.inv_freq = model.get_submodule(name).inv_freq.clone()
+    for name, whole in frequencies.items():
+        # In bf16 an angle at position 1,000 would be wrong by 0.44 rad; where the model's are rounded, so are these.
+        if model.get_submodule(name).inv_freq.dtype == whole.dtype:
+            built.get_submodule(name).inv_freq = whole.to(model.device)
     built.load_state_dict(state, strict=True)
     if not is_real:
         return built  # it is only counted

@@ -160,7 +160,7 @@ def test_a_parquet_file_that_grows_without_end_is_refused(tmp_path: Path, refusa
     monkeypatch.setattr(outside_files, "FREE_BYTES", 1 << 20)
     rows = 20_000
     table = pyarrow.table(
-        {"id": [f"u{i}" for i in range(rows)], "text": ["word " * 1500] * rows, "voice": ["x"] * rows,
+        {"id": [f"u{i}" for i in range(rows)], "text": ["word " * 390] * rows, "voice": ["x"] * rows,
          "codes": [[1]] * rows}
     )  # fmt: skip
     parquet.write_table(table, tmp_path / "rows.parquet", compression="zstd")
@@ -208,7 +208,7 @@ def test_a_shape_file_that_claims_more_than_it_holds_is_refused(tmp_path: Path, 
         ({"id": "../up"}, "id = '../up'"),
         ({"voice": None}, "voice = None"),
         ({"split": "dev"}, "split = 'dev'"),
-        ({"text": "<|x|>"}, "control marker"),
+        ({"text": "<|x|>"}, "control token"),
     ],
 )
 def test_rows_of_a_token_corpus_are_checked(

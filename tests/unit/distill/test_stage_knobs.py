@@ -101,5 +101,5 @@ def test_a_shorter_control_leaves_every_training_its_name(healed, tmp_path):
 
 def test_a_split_without_an_utterance_is_one_line(healed, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "tiny_utterances", lambda _: [])
-    with pytest.raises(InvalidInputError, match=r"train\.jsonl: observed no utterance; allowed: at least one"):
+    with pytest.raises(InvalidInputError, match=r"train\.jsonl: observed no rows; allowed: at least one"):
         healed("empty")

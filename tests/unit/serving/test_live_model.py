@@ -148,9 +148,12 @@ def _shuffled(weight):
 
 
 DAMAGE = {
-    "one NaN": (_in_one(float("nan")), "numbers that are not finite"),
-    "one infinite": (_in_one(float("inf")), "numbers that are not finite"),
-    "all NaN": (_in_all(lambda weight: torch.full_like(weight, float("nan"))), "numbers that are not finite"),
+    "one NaN": (_in_one(float("nan")), "logits of the model: observed not"),
+    "one infinite": (_in_one(float("inf")), "logits of the model: observed not"),
+    "all NaN": (
+        _in_all(lambda weight: torch.full_like(weight, float("nan"))),
+        "logits of the model: observed not",
+    ),
     "all zero": (_in_all(torch.zeros_like), "one pattern in 100% of the codes|of level 0"),
     "shuffled": (_in_all(_shuffled), "one pattern in|no end after 160 codes"),
 }

@@ -1,6 +1,7 @@
 """A tiny teacher of the toy language on every benchmark's layout: the stage, its report, and what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from slimtts.promotion import judge
 from slimtts.results import EvaluationReport, Lineage
 from slimtts.stages import distill_student, evaluate_student, prune_layers, score_layers, subset_data
 from slimtts.stages.benchmark_set import hash_tasks, open_benchmark
+from slimtts.stages.heard import Heard, one_set_of_judges
 from slimtts.stages.sentence_groups import BUNDLED_EARS, CHOSEN_BY_ITS_JUDGE, sentence_groups
 from slimtts.stages.voices import speaking_tasks
 from slimtts.teachers import loading
@@ -234,10 +236,11 @@ def test_the_gate_hears_of_a_judge_that_cannot_judge(run, monkeypatch, case):
 def test_what_other_judges_heard_is_not_mixed_in(run):
     _, workspace = run
     evaluated(run, mos_utterances=6)
-    newest = max(workspace.evaluation_progress.glob("*/student-*/heard.json"), key=lambda path: path.stat().st_mtime)
-    newest.write_text(newest.read_text().replace('"mos_predictor": "toy"', '"mos_predictor": "another"'))
+    folders = sorted(workspace.evaluation_progress.glob("*/student-*"), key=lambda folder: folder.stat().st_mtime)
+    student = Heard.read(folders[-1])
+    assert one_set_of_judges({"teacher": student, "student": student}) is student
     with pytest.raises(InvalidInputError, match="what was heard of student: observed toy, toy, another; allowed"):
-        evaluated(run, mos_utterances=6)
+        one_set_of_judges({"teacher": student, "student": replace(student, mos_predictor="another")})
 
 
 def test_hard_sentences_and_best_of_have_numbers_of_their_own(run):
