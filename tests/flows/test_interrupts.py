@@ -91,7 +91,7 @@ def test_ctrl_c_while_starting_and_while_a_stage_runs_ends_in_order(compress, tm
     assert "the same command goes on in" in interrupted(start, presses=2)[-1]
 
     run = compress("early")
-    run.wait_for("subset_data: runs", START_S)
+    run.wait_for("subset_data: first run", START_S)
     run.wait_until(lambda: any("subset_data" in process.cmdline() for process in below(run)), START_S)
     interrupted(run)
     assert states(tmp_path) == [("CANCELLED",)]
@@ -99,7 +99,7 @@ def test_ctrl_c_while_starting_and_while_a_stage_runs_ends_in_order(compress, tm
     assert query(tmp_path / "runs" / "mlflow.db", "SELECT status FROM runs") == [("KILLED",)]
 
     again = compress("early")
-    again.wait_for("subset_data: runs", START_S)
+    again.wait_for("subset_data: first run", START_S)
     interrupted(again, presses=3)
     assert states(tmp_path) == [("CANCELLED",), ("CANCELLED",)]
     assert query(tmp_path / "runs" / "mlflow.db", "SELECT count(*) FROM runs") == [(1,)], "the same run went on"
@@ -114,7 +114,7 @@ def test_ctrl_c_ends_the_command_that_becomes_the_flow(terminal, tmp_path):
 def test_two_first_starts_both_work_and_kill_9_leaves_no_server(compress, tmp_path):
     both = [compress("left"), compress("right")]
     for run in both:
-        run.wait_for("subset_data: runs", START_S)
+        run.wait_for("subset_data: first run", START_S)
     children = [process for run in both for process in below(run)]
     servers = [process for process in children if "prefect.server.api.server:create_app" in process.cmdline()]
     assert len([server for server in servers if "uvicorn" in server.cmdline()[2]]) == 2

@@ -12,7 +12,7 @@ def test_a_crash_a_hang_and_a_traceback_are_seen(attempt):
 
 
 def test_a_refusal_is_told_in_one_line(refused, tmp_path):
-    assert "no folder" in refused("cli", ["say", "the green tiger", "--model", str(tmp_path / "absent")])
+    assert "no such folder" in refused("cli", ["say", "the green tiger", "--model", str(tmp_path / "absent")])
 
 
 def test_memory_is_counted(attempt):

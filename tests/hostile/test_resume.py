@@ -44,7 +44,7 @@ OVERRIDES = {
     "a bomb of aliases": "distill_student.loss={a: &a [x,x,x,x,x,x,x,x,x], b: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]}",
     "an alias of itself": "subset_data.source=&a [*a]", "a python object": "subset_data.source=!!python/object:os.x {}",
     "a number of 5,000 digits": "distill_student.steps=1" + "0" * 3900, "infinity": "decoding.temperature=.inf",
-    "not a number": "decoding.temperature=.nan", "a date": "subset_data.source=2024-01-01",
+    "not a number": "decoding.temperature=.nan", "a date": "distill_student.steps=2024-01-01",
     "a nul": 'subset_data.source="a\\0b"', "an escape": 'subset_data.source="\\e[31m"', "a line feed": "a.b=x\ny: z",
     "half an emoji": "subset_data.source=\ud83d", "a very long value": "subset_data.source=" + "x" * 100_000,
     "an unknown section": "__class__.x=1", "a deeper key": "distill_student.loss.temperature=2",

@@ -69,6 +69,8 @@ def params_of(folder: Path) -> TeacherParams:
     Raises:
         InvalidInputError: as `read_origin`, nothing shows its family, or its codec is not there.
     """
+    if not folder.is_dir():
+        raise InvalidInputError(f"model {folder}", "no such folder", "the folder of a model", "correct the path")
     origin = read_origin(folder)
     if origin is None:
         from slimtts.teachers.detection import detect_family  # which reads slimtts.json by this file

@@ -84,6 +84,11 @@ def test_a_codec_that_is_gone_is_named(student_of, tmp_path):
         params_of(tmp_path / "student")
 
 
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(InvalidInputError, match=r"absent: observed no such folder"):
+        params_of(tmp_path / "absent")
+
+
 def test_a_folder_that_says_nothing_is_refused(tmp_path):
     with pytest.raises(InvalidInputError, match="tokens of no known family"):
         params_of(tmp_path)
