@@ -54,7 +54,12 @@ demo: $(INSTALLED) ## the whole pipeline on the bundled teacher; PROFILE=full fo
 	python -m flows.compress_model --profile $(PROFILE) --name $(NAME)
 
 test: lint $(STACK_INSTALLED) ## what CI runs: lint, types, imports, and all tests but those that take minutes or a GPU
-	python -m pytest -m "not gpu and not pipeline and not faults and not hostile$(UNLESS_CHROMIUM)"
+	@# Tests that start servers mostly wait for them: the others run beside, and tell their results at the end.
+	@mkdir -p build; chosen="not gpu and not pipeline and not faults and not hostile$(UNLESS_CHROMIUM)"; \
+	  python -m pytest -m "$$chosen" --ignore tests/flows --ignore tests/stack >build/tests.txt 2>&1 & beside=$$!; \
+	  trap 'kill $$beside 2>/dev/null || true' EXIT; trap 'exit 130' INT TERM; \
+	  python -m pytest -m "$$chosen" tests/flows tests/stack && servers=0 || servers=$$?; \
+	  wait $$beside && others=0 || others=$$?; cat build/tests.txt; exit $$((servers || others))
 
 hostile: $(INSTALLED) ## damaged and malicious files and requests: nothing crashes, hangs or passes unseen
 	python -m pytest -m hostile tests/hostile

@@ -99,8 +99,7 @@ def showing_progress(run: TrackedRun, logger: Logger, every_s: float = PROGRESS_
 def total_steps(workspace: Workspace) -> int:
     """Optimiser steps of all trainings of distill_student: the student, and the control if there is one."""
     distill = load_params(workspace.params).distill_student
-    of_control = distill.steps if distill.control_steps is None else distill.control_steps
-    return distill.steps + (of_control if distill.control else 0)
+    return distill.steps + (distill.steps_of_control if distill.control else 0)
 
 
 def finished_steps(workspace: Workspace, before: dict[Path, int]) -> int:

@@ -157,6 +157,11 @@ class DistillStudentParams(Section):
     compile: Literal["auto", "on", "off"] = "auto"
     seed: Seed
 
+    @property
+    def steps_of_control(self) -> int:
+        """At most as many as the student's."""
+        return self.steps if self.control_steps is None else min(self.steps, self.control_steps)
+
 
 class EvaluateStudentParams(Section):
     """What is measured, and on which sentences."""

@@ -105,12 +105,14 @@ def test_ctrl_c_while_starting_and_while_a_stage_runs_ends_in_order(compress, tm
     assert query(tmp_path / "runs" / "mlflow.db", "SELECT count(*) FROM runs") == [(1,)], "the same run went on"
 
 
+@pytest.mark.faults
 def test_ctrl_c_ends_the_command_that_becomes_the_flow(terminal, tmp_path):
     run = terminal("slimtts.cli", "compress", "--teacher", "bundled", "--name", "interrupted-test")
     run.wait_for(SERVER_STARTS, START_S)
     assert "the same command goes on in" in interrupted(run)[-1]
 
 
+@pytest.mark.faults
 def test_two_first_starts_both_work_and_kill_9_leaves_no_server(compress, tmp_path):
     both = [compress("left"), compress("right")]
     for run in both:

@@ -1,6 +1,7 @@
 """MLflow's SQLite file at a first start: kills, two at once, and what former starts left half-made."""
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from slimtts.errors import InvalidInputError
+from tasks.checkouts import CHECKOUT
 from tasks.mlflow_database import ensure_database, sqlite_file
 from tasks.tracking import mlflow_client
 
@@ -19,9 +21,9 @@ CUT_OFF = TABLES + "CREATE TABLE alembic_version (version_num TEXT); INSERT INTO
 
 
 def kills(folder, moments):
-    done = subprocess.run(
-        [sys.executable, str(HERE / "database_kills.py"), str(folder), str(moments)], capture_output=True, text=True
-    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(CHECKOUT), str(CHECKOUT / "src")))}
+    command = [sys.executable, str(HERE / "database_kills.py"), str(folder), str(moments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
 

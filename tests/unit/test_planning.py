@@ -38,9 +38,12 @@ def seconds(params, teacher, work=Workload(0, 0, 2.0, ())):  # noqa: B008
 
 
 def test_each_stage_follows_its_knobs(demo, teacher):
+    demo = changed(demo, distill_student={"steps": 200, "control_steps": None})
     base = seconds(demo, teacher)
     assert base["distill_student"] == 1 + 200 * 7
     assert seconds(changed(demo, distill_student={"steps": 400}), teacher)["distill_student"] == 1 + 400 * 7
+    longer = changed(demo, distill_student={"control_steps": 500})
+    assert seconds(longer, teacher)["distill_student"] == 1 + 200 * 7, "no longer than the student"
     shorter = changed(demo, distill_student={"control_steps": 50})
     assert seconds(shorter, teacher)["distill_student"] == 1 + 200 * 3 + 50 * 4
     wli = changed(demo, score_layers={"method": "wli", "utterances": 10})
@@ -58,7 +61,9 @@ def test_each_stage_follows_its_knobs(demo, teacher):
 def test_the_work_is_that_of_the_real_subset(demo, teacher, tmp_path):
     full = compose_params("full", [])
     demo_work, full_work = count_work(demo, teacher, tmp_path), count_work(full, teacher, tmp_path)
-    assert demo_work.texts == 0, "the demo trains on the recordings"
+    assert demo_work.texts == demo.subset_data.extra_texts > 0, "no text of the recordings"
+    corpus = changed(demo, subset_data={"speech": "corpus"})
+    assert count_work(corpus, teacher, tmp_path).texts == 0
     assert full_work.texts > 4000, "the subset and 4,000 further texts"
     further = changed(demo, subset_data={"speech": "further", "extra_texts": 300})
     assert count_work(further, teacher, tmp_path).texts == 300, "no text of the recordings again"

@@ -60,8 +60,7 @@ def fingerprint(params: DistillStudentParams, *parts: str) -> str:
 
 def knobs_of(name: str, knobs: DistillStudentParams) -> DistillStudentParams:
     """Those of one training: the control may be shorter than the student's."""
-    shorter = name == "control" and knobs.control_steps is not None
-    return knobs.model_copy(update={"steps": knobs.control_steps}) if shorter else knobs
+    return knobs.model_copy(update={"steps": knobs.steps_of_control}) if name == "control" else knobs
 
 
 def remove_others(folder: Path) -> None:
