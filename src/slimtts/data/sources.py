@@ -57,8 +57,8 @@ def source_kind(path: Path) -> str:
         return "lhotse"
     if path.suffix == ".jsonl":
         return "lhotse" if _first_row_is_a_cut(path) else "manifest"
-    found = f"a file '{path.name}'" if is_there else "no such file or folder"
-    raise InvalidInputError(f"subset_data.source {path}", found, ALLOWED, "correct subset_data.source")
+    observed = f"a file '{path.name}'" if is_there else "no such file or folder"
+    raise InvalidInputError(f"subset_data.source {path}", observed, ALLOWED, "correct subset_data.source")
 
 
 def _listing(folder: Path) -> str:

@@ -165,12 +165,12 @@ def train(
     model = job.model.to(device).train()
     learner = world.learner(model, device)
     optimizers = make_optimizers(model, params.optimizer)
-    found = resume(job.folder, job.fingerprint, {"model": model}, optimizers, ("tokens", "seconds", "loss"))
+    resumed = resume(job.folder, job.fingerprint, {"model": model}, optimizers, ("tokens", "seconds", "loss"))
     first, tokens, seconds, last_loss = 0, 0, 0.0, math.nan
-    if found:
-        loop = found.state["loop"]
-        first, tokens, seconds, last_loss = found.step, loop["tokens"], loop["seconds"], loop["loss"]
-    world.check_same_step(job.name, first, found.sha256 if found else "")
+    if resumed:
+        loop = resumed.state["loop"]
+        first, tokens, seconds, last_loss = resumed.step, loop["tokens"], loop["seconds"], loop["loss"]
+    world.check_same_step(job.name, first, resumed.sha256 if resumed else "")
     curves = job.folder / CURVES if world.leads else Path(os.devnull)
     if world.leads:
         cut_curve(curves, first)

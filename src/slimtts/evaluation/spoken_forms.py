@@ -43,7 +43,7 @@ def spoken_form(text: str) -> str:
 
 def count_spoken_errors(reference: str, hypothesis: str) -> WordErrors:
     """Word errors between spoken forms; none where only spaces differ ("10 30" and "1030", "u s" and "us")."""
-    expected, heard = spoken_form(reference), spoken_form(hypothesis)
-    if expected.replace(" ", "") == heard.replace(" ", ""):
-        heard = expected
-    return align_words(expected, heard)
+    expected, transcript = spoken_form(reference), spoken_form(hypothesis)
+    if expected.replace(" ", "") == transcript.replace(" ", ""):
+        transcript = expected
+    return align_words(expected, transcript)

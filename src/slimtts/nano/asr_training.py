@@ -192,8 +192,8 @@ def train_recogniser(corpus: Path, token_corpus: Path, codec: NanoCodec, out: Pa
         [p for m in models.values() for p in m.parameters()], lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
     fingerprint = str(recipe)
-    found = resume(out / "checkpoints", fingerprint, models, {"adamw": optimizer})
-    first = found.step if found else 0
+    resumed = resume(out / "checkpoints", fingerprint, models, {"adamw": optimizer})
+    first = resumed.step if resumed else 0
     started = time.monotonic()
     for step in range(first, recipe.steps):
         waves, texts, phones = sampler.batch(step)

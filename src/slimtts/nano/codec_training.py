@@ -181,8 +181,8 @@ def train_codec(
         fused=True,
     )
     fingerprint = f"{recipe} from {_digest(start)}" if start else f"{recipe}"
-    found = resume(out / "checkpoints", fingerprint, models, {"adamw": optimizer})
-    first = found.step if found else 0
+    resumed = resume(out / "checkpoints", fingerprint, models, {"adamw": optimizer})
+    first = resumed.step if resumed else 0
     started = time.monotonic()
     for step, (wave, phones) in enumerate(prefetched(sampler.batches(first, device)), start=first):
         if step >= recipe.steps:

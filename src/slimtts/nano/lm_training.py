@@ -222,8 +222,8 @@ def train_language_model(
     optimizers = make_optimizers(trainer, recipe)
     peaks = {name: optimizer.param_groups[0]["lr"] for name, optimizer in optimizers.items()}
     fingerprint = str(recipe)
-    found = resume(out / "checkpoints", fingerprint, {"trainer": trainer}, optimizers)
-    first = found.step if found else 0
+    resumed = resume(out / "checkpoints", fingerprint, {"trainer": trainer}, optimizers)
+    first = resumed.step if resumed else 0
     trainer.train()
     forward = torch.compile(trainer, dynamic=True) if compiled else trainer
     held_out = [batch.to(device) for batch in held_out_batches(batches, 8)]

@@ -171,8 +171,8 @@ def _cell(kept: KeptSentence, column: str, sound: str | None, rows: Rows, facts:
     if transcript is None:
         return Cell(sound)
     report, family = facts.evaluation, facts.params.teacher.family
-    expected, heard = (without_marks(text, family) for text in (kept.text, transcript))
-    words = mark_words(expected, heard, cast(Normalizer, report.normalizer), report.metric)
+    expected, transcript = (without_marks(text, family) for text in (kept.text, transcript))
+    words = mark_words(expected, transcript, cast(Normalizer, report.normalizer), report.metric)
     wer = word_error_rate(words)
     if row is None:
         return Cell(sound, words, wer)
